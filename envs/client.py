@@ -1,0 +1,278 @@
+"""Environments as one callable: in this process, or spread over servers.
+
+Both clients are `envs.base.StepEnvs`: slot -> task or action in, slot -> step
+out. The slots of a call are played in full before an error of one of them is
+raised, so that inline and in processes the others are in the same state.
+"""
+
+from __future__ import annotations
+
+import collections
+import contextlib
+import json
+import os
+import pathlib
+import queue
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Mapping
+from typing import Any, Protocol, Self
+
+from envs import server
+from envs.base import EnvError, ServerError, Step, Task, TextEnv
+
+_STDERR_LINES = 20  # shown when a server dies
+
+
+class Client(Protocol):
+  """`envs.base.StepEnvs` with an end."""
+
+  def __call__(self, requests: Mapping[int, Task | str]) -> dict[int, Step]:
+    """Resets or steps each named slot; raises the first slot's error."""
+    ...
+
+  def close(self) -> None: ...
+
+
+class InlineClient:
+  """Environments in this very process: for tests and tiny runs."""
+
+  def __init__(self, make_env: Callable[[], TextEnv]):
+    """Takes what makes the environment of a slot that is named first."""
+    self._slots = server.Slots(make_env)
+
+  def __call__(self, requests: Mapping[int, Task | str]) -> dict[int, Step]:
+    return _steps(requests, self._slots.play(requests))
+
+  def close(self) -> None:
+    """Nothing is held; here so that clients are alike."""
+
+  def __enter__(self) -> Self:
+    return self
+
+  def __exit__(self, *_: object) -> None:
+    self.close()
+
+
+class ProcessClient:
+  """Environments in local server processes; slot s lives in server s % n."""
+
+  def __init__(
+    self,
+    world: str,
+    config: Mapping[str, Any],
+    num_servers: int,
+    *,
+    timeout: float = 120.0,
+  ):
+    """Starts the servers and waits until all of them have answered.
+
+    Args:
+      world: its name in the registry.
+      config: its options, as JSON values.
+      num_servers: processes; as many as there are spare cores.
+      timeout: seconds that one request may take before its server counts as
+        dead; the first one includes the loading of games.
+
+    Raises: ServerError where a server does not start.
+    """
+    if num_servers < 1:
+      raise ServerError(f'num_servers={num_servers}: expected at least 1.')
+    self._timeout = timeout
+    self._servers: list[_Server] = []
+    try:
+      for _ in range(num_servers):
+        self._servers.append(_Server(world, config))
+      hello = {'kind': 'hello', 'protocol': server.PROTOCOL}
+      self._ask(dict.fromkeys(range(num_servers), hello))
+    except BaseException:
+      self.close()
+      raise
+
+  def __call__(self, requests: Mapping[int, Task | str]) -> dict[int, Step]:
+    if not self._servers:
+      raise ServerError('this client is closed; make a new ProcessClient.')
+    shares: dict[int, dict[int, Any]] = collections.defaultdict(dict)
+    for slot, request in requests.items():
+      shares[slot % len(self._servers)][slot] = server.pack_request(request)
+    try:
+      replies = self._ask(
+        {i: {'kind': 'step', 'slots': s} for i, s in shares.items()}
+      )
+    except ServerError:
+      # Some slots have moved and some have not: nobody can go on from here.
+      self.close()
+      raise
+    packed = {
+      int(slot): value
+      for reply in replies.values()
+      for slot, value in reply.get('slots', {}).items()
+    }
+    answers = {
+      slot: server.unpack_answer(packed.get(slot)) for slot in requests
+    }
+    return _steps(requests, answers)
+
+  def close(self) -> None:
+    """Ends the servers; harmless when done twice."""
+    servers, self._servers = self._servers, []
+    for each in servers:
+      each.hang_up()
+    for each in servers:
+      each.wait()
+
+  def __enter__(self) -> Self:
+    return self
+
+  def __exit__(self, *_: object) -> None:
+    self.close()
+
+  def _ask(self, messages: Mapping[int, Mapping[str, Any]]) -> dict[int, Any]:
+    """Sends to every server before the first answer is awaited."""
+    for i, message in messages.items():
+      self._servers[i].send(message)
+    deadline = time.monotonic() + self._timeout
+    return {i: self._servers[i].receive(deadline) for i in messages}
+
+
+def _steps(
+  requests: Mapping[int, Task | str], answers: Mapping[int, Step | EnvError]
+) -> dict[int, Step]:
+  """Returns the steps in the order of the requests, or raises."""
+  steps = {}
+  for slot in requests:
+    answer = answers[slot]
+    if isinstance(answer, EnvError):
+      raise answer
+    steps[slot] = answer
+  return steps
+
+
+class _Server:
+  """One server process and the two threads that read what it writes.
+
+  Threads, because a pipe cannot be read with a time limit on every system, and
+  because a server whose stderr nobody reads stops when the pipe is full.
+  """
+
+  def __init__(self, world: str, config: Mapping[str, Any]):
+    self._command = [
+      sys.executable, '-m', 'envs.server',
+      f'--world={world}', f'--config={json.dumps(config)}',
+    ]  # fmt: skip
+    root = str(pathlib.Path(__file__).resolve().parents[1])
+    path = [root, *filter(None, [os.environ.get('PYTHONPATH')])]
+    self._process = subprocess.Popen(
+      self._command,
+      stdin=subprocess.PIPE,
+      stdout=subprocess.PIPE,
+      stderr=subprocess.PIPE,
+      encoding='utf-8',
+      errors='replace',
+      env={**os.environ, 'PYTHONPATH': os.pathsep.join(path)},
+      # Ctrl-C in a terminal is for the trainer, which still has to play its
+      # episode to the end; servers end with their stdin.
+      start_new_session=True,
+    )
+    self._number = 0
+    self._lines: queue.SimpleQueue[str | None] = queue.SimpleQueue()
+    self._stderr: collections.deque[str] = collections.deque(
+      maxlen=_STDERR_LINES
+    )
+    self._threads = [
+      threading.Thread(target=target, daemon=True)
+      for target in (self._read_answers, self._read_stderr)
+    ]
+    for thread in self._threads:
+      thread.start()
+
+  def send(self, message: Mapping[str, Any]) -> None:
+    self._number += 1
+    line = json.dumps({'id': self._number, **message}) + '\n'
+    assert self._process.stdin is not None
+    try:
+      self._process.stdin.write(line)
+      self._process.stdin.flush()
+    except (OSError, ValueError):
+      raise self._dead() from None
+
+  def receive(self, deadline: float) -> dict[str, Any]:
+    """Returns the answer to the last message.
+
+    Answers with an older id belong to a call that was interrupted.
+    """
+    while True:
+      wait = max(0.0, deadline - time.monotonic())
+      try:
+        line = self._lines.get(timeout=wait)
+      except queue.Empty:
+        raise ServerError(
+          'an environment server did not answer in time: '
+          f'{self._story()} Raise the timeout or look at the world.'
+        ) from None
+      if line is None:
+        raise self._dead()
+      reply = self._parse(line)
+      if reply.get('kind') == 'error':
+        raise ServerError(
+          f'an environment server refused a request: {reply.get("message")}'
+        )
+      if reply.get('id') == self._number:
+        return reply
+
+  def hang_up(self) -> None:
+    """Closes the server's stdin, which ends it."""
+    assert self._process.stdin is not None
+    # It may have died with a request unread; `wait` collects it.
+    with contextlib.suppress(OSError):
+      self._process.stdin.close()
+
+  def wait(self, timeout: float = 2.0) -> None:
+    """Waits for the end of the process; kills it where it hangs."""
+    try:
+      self._process.wait(timeout)
+    except subprocess.TimeoutExpired:
+      self._process.kill()
+      self._process.wait()
+    for thread in self._threads:
+      thread.join(timeout=1)
+    for pipe in (self._process.stdout, self._process.stderr):
+      if pipe is not None:
+        pipe.close()
+
+  def _parse(self, line: str) -> dict[str, Any]:
+    try:
+      reply = json.loads(line)
+    except ValueError:
+      reply = None
+    if not isinstance(reply, dict):
+      raise ServerError(
+        f'an environment server wrote {line[:200]!r}: expected a JSON object. '
+        f'{self._story()}'
+      )
+    return reply
+
+  def _dead(self) -> ServerError:
+    self.hang_up()
+    self.wait()
+    return ServerError(
+      f'an environment server ended with exit code {self._process.returncode} '
+      f'while it was needed: {self._story()} Run it by hand to see more, or '
+      'resume from the last checkpoint.'
+    )
+
+  def _story(self) -> str:
+    lines = ''.join(self._stderr) or '(nothing)\n'
+    return f'{self._command}; its last words on stderr:\n{lines}'
+
+  def _read_answers(self) -> None:
+    assert self._process.stdout is not None
+    for line in self._process.stdout:
+      self._lines.put(line)
+    self._lines.put(None)
+
+  def _read_stderr(self) -> None:
+    assert self._process.stderr is not None
+    self._stderr.extend(self._process.stderr)

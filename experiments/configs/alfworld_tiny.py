@@ -1,0 +1,30 @@
+"""The embedded default: a tiny policy learns small generated ALFWorld games."""
+
+import ml_collections
+
+from experiments.configs import base
+
+
+def get_config() -> ml_collections.ConfigDict:
+  c = base.get_config()
+  c.iterations = 120
+  c.env.update(template='compact', constrained=True, history=2)
+  c.env.options.update(family='easy', max_turns=20)
+  c.sampling.update(
+    max_reply=8,
+    prompt_buckets=(48, 64, 96, 160),
+    batch_buckets=(16, 48, 128),
+  )
+  c.policy.update(preset='tiny', vocab_size=1024, chat='short')
+  c.warmstart.update(games=1500, epochs=2, learning_rate=2e-3)
+  c.loss.update(old_log_probs='sampler', kl_coef=0.01, entropy_coef=0.0)
+  c.optim.update(
+    learning_rate=3e-4,
+    minibatch=512,
+    microbatch=256,
+    warmup_steps=10,
+    b2=0.98,
+  )
+  c.checkpoint.update(every=20)
+  c.samples_every = 20
+  return c.lock()

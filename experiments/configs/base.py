@@ -1,0 +1,104 @@
+"""Every field of an experiment, with its unit, is born here.
+
+An experiment is `base.get_config()` with some fields changed; a mistyped
+override fails at start-up.
+"""
+
+import ml_collections
+
+
+def get_config() -> ml_collections.ConfigDict:
+  """The paper's ALFWorld settings where it states them (sec. 5)."""
+  c = ml_collections.ConfigDict()
+  c.seed = 0
+  c.run_dir = ''  # where everything is written; '' means runs/<config's name>
+  c.iterations = 160  # rollout + update
+
+  c.env = ml_collections.ConfigDict()
+  c.env.world = 'alfworld'  # a name in envs/registry.py
+  c.env.servers = 0  # server processes; 0 plays in the trainer's process
+  c.env.history = 2  # K: past turns in a prompt, and depth of HGPO's contexts
+  c.env.template = 'paper'  # a preset of the world
+  c.env.template_file = ''  # JSON file of a template, instead of a preset
+  c.env.constrained = False  # decode admissible actions only
+  c.env.options = ml_collections.ConfigDict()  # the world's own fields
+
+  c.policy = ml_collections.ConfigDict()
+  c.policy.preset = 'tiny'  # a size in hgpo_jax/policy/qwen2.py
+  c.policy.layers = 0  # blocks; 0 keeps the preset's
+  c.policy.width = 0  # hidden size; 0 keeps the preset's
+  c.policy.ff_width = 0  # feed-forward size; 0 keeps the preset's
+  c.policy.tokenizer = ''  # Hugging Face folder; '' builds one from env text
+  c.policy.vocab_size = 1024  # tokens of a built tokenizer, at most
+  c.policy.chat = 'qwen'  # markers of a built tokenizer: 'qwen' or 'short'
+  c.policy.dtype = 'float32'  # of activations
+
+  c.sampling = ml_collections.ConfigDict()
+  c.sampling.temperature = 1.0
+  c.sampling.top_k = 0  # 0 is off
+  c.sampling.top_p = 1.0  # 1 is off
+  c.sampling.max_reply = 512  # tokens
+  c.sampling.prompt_buckets = (512, 1024, 2048, 4096)  # tokens
+  c.sampling.batch_buckets = (8, 32, 128)  # rows
+  c.sampling.choice_bucket = 32  # choices per row are padded to a multiple
+
+  c.rollout = ml_collections.ConfigDict()
+  c.rollout.groups = 16  # tasks per iteration
+  c.rollout.group_size = 8  # episodes per task
+  c.rollout.rows = 128  # episodes played at once
+
+  c.algo = ml_collections.ConfigDict()
+  c.algo.estimator = 'hgpo'  # a name in hgpo_jax/advantages
+  c.algo.options = ml_collections.ConfigDict()  # the estimator's own fields
+  c.algo.gamma = 0.95  # discount per turn
+  c.algo.reward_scale = 10.0  # the world's rewards are multiplied by this
+  c.algo.invalid_penalty = 0.1  # reward units, on a malformed reply's own row
+  c.algo.shuffle_advantages = False  # the control: right sizes, wrong rows
+  c.algo.advantage_sign = 1.0  # -1 unlearns; for tests
+
+  c.loss = ml_collections.ConfigDict()
+  c.loss.clip_low = 0.2
+  c.loss.clip_high = 0.2
+  c.loss.dual_clip = 3.0
+  c.loss.kl = 'k3'
+  c.loss.kl_coef = 0.01
+  c.loss.entropy_coef = 0.001
+  c.loss.aggregation = (
+    'token-mean'  # 'seq-mean-token-mean' ...: a name in hgpo_jax/losses
+  )
+  c.loss.old_log_probs = 'score'  # 'sampler' trusts the sampler's own
+
+  c.optim = ml_collections.ConfigDict()
+  c.optim.learning_rate = 1e-6
+  c.optim.warmup_steps = 0  # updates
+  c.optim.decay_steps = 0  # updates until a cosine ends; 0 stays constant
+  c.optim.weight_decay = 0.01
+  c.optim.clip_norm = 1.0
+  c.optim.b1 = 0.9
+  c.optim.b2 = 0.999
+  c.optim.epochs = 1  # passes over the rows of an iteration
+  c.optim.minibatch = 256  # rows per optimiser step, at most
+  c.optim.microbatch = 64  # rows per gradient
+
+  c.warmstart = ml_collections.ConfigDict()
+  c.warmstart.games = 0  # expert episodes to clone; 0 skips it
+  c.warmstart.tokenizer_games = 256  # at least so many for a built tokenizer
+  c.warmstart.epochs = 1
+  c.warmstart.learning_rate = 1e-3
+  c.warmstart.minibatch = 256  # rows
+  c.warmstart.explore = 1.0  # how often the expert looks before it knows
+  c.warmstart.noise = 0.0  # share of random moves played (not cloned)
+
+  c.eval = ml_collections.ConfigDict()
+  c.eval.every = 0  # iterations between evaluations; 0 only at the end
+  c.eval.games = 512  # per split and temperature; 0 plays the whole split, -1
+  # skips evaluation
+  c.eval.splits = ('valid_seen', 'valid_unseen')
+  c.eval.temperatures = (1.0, 0.4)
+  c.eval.seed = 123
+
+  c.checkpoint = ml_collections.ConfigDict()
+  c.checkpoint.every = 10  # iterations
+  c.checkpoint.keep = 3  # newest ones kept
+  c.samples_every = 10  # iterations between written sample episodes; 0 is off
+  return c

@@ -1,0 +1,66 @@
+"""Trains a policy: `python -m experiments.train --config=<file> [--resume]`."""
+
+from __future__ import annotations
+
+import pathlib
+import re
+import sys
+import time
+from collections.abc import Sequence
+
+from absl import app, flags
+from ml_collections import config_flags
+
+from envs.base import EnvError
+from hgpo_jax.train import checkpoint, evaluate, trainer
+
+_CONFIG = config_flags.DEFINE_config_file(
+  'config', 'experiments/configs/alfworld_tiny.py', 'The experiment.'
+)
+_RESUME = flags.DEFINE_bool(
+  'resume', False, 'Continue from the newest checkpoint of the run.'
+)
+
+
+def main(argv: Sequence[str]) -> None:
+  if len(argv) > 1:
+    raise app.UsageError(f'unknown arguments {argv[1:]}')
+  config = _CONFIG.value
+  folder = pathlib.Path(config.run_dir or _default_folder(config.seed))
+  if not _RESUME.value:
+    _move_aside(folder)
+  folder.mkdir(parents=True, exist_ok=True)
+  start = time.perf_counter()
+  try:
+    summary = trainer.train(config, folder, resume=_RESUME.value)
+  except (trainer.Interrupted, checkpoint.CheckpointError, EnvError) as error:
+    sys.exit(f'{type(error).__name__}: {error}')
+  results = {k: v for k, v in summary.items() if k in ('warm_start', 'final')}
+  if results:
+    print(evaluate.comparison(results))
+  print(
+    f'{folder}/summary.json written after {time.perf_counter() - start:.0f} s'
+  )
+
+
+def _default_folder(seed: int) -> str:
+  name = pathlib.Path(flags.FLAGS['config'].config_filename).stem
+  return f'runs/{name}' + (f'_seed{seed}' if seed else '')
+
+
+def _move_aside(folder: pathlib.Path) -> None:
+  """Keeps an older run of the same name: `<name>.1`, `<name>.2`, ..."""
+  if not folder.exists() or not any(folder.iterdir()):
+    return
+  taken = [
+    int(found.group(1))
+    for path in folder.parent.glob(f'{folder.name}.*')
+    if (found := re.fullmatch(r'.*\.(\d+)', path.name))
+  ]
+  older = folder.with_name(f'{folder.name}.{max(taken, default=0) + 1}')
+  folder.rename(older)
+  print(f'{folder} held a run: moved to {older} (--resume would continue it)')
+
+
+if __name__ == '__main__':
+  app.run(main)

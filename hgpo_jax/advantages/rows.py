@@ -1,0 +1,94 @@
+"""The record that every advantage estimator reads: one row per agent turn."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Iterable
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import struct
+
+
+@struct.dataclass
+class Rows:
+  """N agent turns, in any order; padding anywhere, marked by `mask`.
+
+  The ids are small integers that the host made with `intern`, so that equal
+  ids mean equal things, exactly: no hash, no collision.
+
+  Attributes:
+    task: `[N]` int32 in [0, N), the group of episodes that share a start.
+    traj: `[N]` int32 in [0, N), the episode; unique across tasks.
+    turn: `[N]` int32, 0-based turn in the episode; no (traj, turn) twice.
+    obs: `[N]` int32 in [0, N), what the agent saw before it acted.
+    episode_return: `[N]` float32, the episode's total reward, copied to each
+      of its rows (and lowered on a row whose reply was invalid).
+    returns: `[N]` float32, discounted return from this turn on.
+    mask: `[N]` bool, False on padding, where the other fields do not count.
+  """
+
+  task: jax.Array
+  traj: jax.Array
+  turn: jax.Array
+  obs: jax.Array
+  episode_return: jax.Array
+  returns: jax.Array
+  mask: jax.Array
+
+
+def intern(values: Iterable[Hashable]) -> np.ndarray:
+  """Numbers equal values alike, in the order of first appearance.
+
+  Returns: `[N]` int32 in [0, number of distinct values), for N values.
+  """
+  numbers: dict[Hashable, int] = {}
+  return np.fromiter(
+    (numbers.setdefault(value, len(numbers)) for value in values), np.int32
+  )
+
+
+def pad(rows: Rows, size: int) -> Rows:
+  """Appends masked rows up to `[size]`, so that one compilation serves all.
+
+  Raises:
+    ValueError: there are more than `size` rows.
+  """
+  extra = size - rows.mask.shape[0]
+  if extra < 0:
+    raise ValueError(
+      f'Got {rows.mask.shape[0]} rows for a batch of {size}: pad to at least '
+      'tasks x episodes x turns.'
+    )
+  return jax.tree.map(lambda field: jnp.pad(field, (0, extra)), rows)
+
+
+def check(rows: Rows) -> None:
+  """Refuses rows that break the record's promises. Host-side, before jit.
+
+  Raises:
+    ValueError: a shape differs, an id is out of range, a (traj, turn) stands
+      twice, an episode has two tasks, or a number is not finite.
+  """
+  fields = {name: np.asarray(field) for name, field in vars(rows).items()}
+  shapes = {name: field.shape for name, field in fields.items()}
+  if len(set(shapes.values())) > 1 or fields['mask'].ndim != 1:
+    raise ValueError(f'Got shapes {shapes}, expected one [N] for all fields.')
+  size = fields['mask'].size
+  real = {name: field[fields['mask']] for name, field in fields.items()}
+  for name in ('task', 'traj', 'turn', 'obs'):
+    if ((real[name] < 0) | (real[name] >= size)).any():
+      raise ValueError(
+        f'Got {name} ids from {real[name].min()} to {real[name].max()}, '
+        f'expected ids in [0, {size}): number them per batch with intern().'
+      )
+  turns = set(zip(real['traj'].tolist(), real['turn'].tolist(), strict=True))
+  owners = set(zip(real['traj'].tolist(), real['task'].tolist(), strict=True))
+  if len(turns) < real['turn'].size or len(owners) > len(set(real['traj'])):
+    raise ValueError(
+      'Got one (traj, turn) twice or one traj under two tasks, expected a '
+      'traj id per episode: number episodes across the whole batch.'
+    )
+  for name in ('episode_return', 'returns'):
+    if not np.isfinite(real[name]).all():
+      raise ValueError(f'Got {name} that is not finite; expected real rewards.')

@@ -1,0 +1,35 @@
+"""A tokenizer's faces for a rollout, with the replies it has met remembered."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from transformers import PreTrainedTokenizerFast
+
+from hgpo_jax.policy import tokenizer as tokenizer_lib
+
+
+class Codec:
+  """Messages and replies to token ids, and back."""
+
+  def __init__(self, tokenizer: PreTrainedTokenizerFast):
+    self.tokenizer = tokenizer
+    self._replies: dict[str, tuple[int, ...]] = {}
+
+  def prompts(self, messages: Sequence[str]) -> list[list[int]]:
+    """Encodes one user message per prompt, ready for the reply."""
+    return tokenizer_lib.encode_chats(
+      self.tokenizer, [[{'role': 'user', 'content': m}] for m in messages]
+    )
+
+  def replies(self, texts: Sequence[str]) -> list[tuple[int, ...]]:
+    """Encodes replies, each with its end of turn."""
+    new = [text for text in dict.fromkeys(texts) if text not in self._replies]
+    if new:
+      encoded = tokenizer_lib.encode_replies(self.tokenizer, new)
+      self._replies.update(zip(new, map(tuple, encoded), strict=True))
+    return [self._replies[text] for text in texts]
+
+  def text(self, tokens: Sequence[int]) -> str:
+    """Decodes a reply up to its end of turn."""
+    return tokenizer_lib.decode_reply(self.tokenizer, tokens)

@@ -1,0 +1,198 @@
+"""State on disk: atomic, the last few kept, damage and misfits refused."""
+
+from __future__ import annotations
+
+import pathlib
+import zlib
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+
+# Fields that a resumed run may change without becoming another run.
+FREE_FIELDS = ('iterations', 'run_dir', 'env.servers', 'checkpoint.')
+
+
+class CheckpointError(Exception):
+  """A checkpoint is missing, damaged, or belongs to another configuration."""
+
+
+def config_differences(
+  saved: Mapping[str, Any],
+  given: Mapping[str, Any],
+  free: tuple[str, ...] = FREE_FIELDS,
+) -> list[str]:
+  """Lists the fields in which two configs differ, as 'a.b: saved -> given'.
+
+  Args:
+    saved, given: nested mappings of plain values.
+    free: prefixes of dotted names that do not count.
+  """
+  old, new = _flat(saved), _flat(given)
+  return [
+    f'{name}: {old.get(name, "absent")!r} -> {new.get(name, "absent")!r}'
+    for name in sorted(old.keys() | new.keys())
+    if old.get(name, _ABSENT) != new.get(name, _ABSENT)
+    and not name.startswith(free)
+  ]
+
+
+class Checkpoints:
+  """The checkpoints of one run: a folder, one sub-folder per step."""
+
+  def __init__(self, folder: str | pathlib.Path, keep: int | None = None):
+    """Opens (and creates) `folder`; keeps the newest `keep`, None keeps all."""
+    self.folder = pathlib.Path(folder).absolute()
+    self._manager = ocp.CheckpointManager(
+      self.folder,
+      options=ocp.CheckpointManagerOptions(
+        max_to_keep=keep, enable_async_checkpointing=False
+      ),
+    )
+
+  def latest(self) -> int | None:
+    """Returns the newest complete step, None if there is none."""
+    return self._manager.latest_step()
+
+  def save(self, step: int, state: Any, meta: Mapping[str, Any]) -> None:
+    """Writes `state` (a pytree of arrays) and `meta` (JSON) as one unit.
+
+    A step that stands there already is left as it is: it holds the same state.
+    """
+    if step in self._manager.all_steps():
+      return
+    self._manager.save(
+      step,
+      args=ocp.args.Composite(
+        state=ocp.args.StandardSave(state),
+        meta=ocp.args.JsonSave({**meta, 'crc32': _checksums(state)}),
+      ),
+    )
+    self._manager.wait_until_finished()
+
+  def meta(self, step: int | None = None) -> dict[str, Any]:
+    """Reads what was saved beside the state of `step` (default: the newest)."""
+    step = self._known(step)
+    try:
+      restored = self._manager.restore(
+        step, args=ocp.args.Composite(meta=ocp.args.JsonRestore())
+      )
+      return dict(restored['meta'])
+    except Exception as error:  # orbax raises many kinds for a broken file
+      raise self._damaged(step, error) from error
+
+  def restore(self, like: Any, step: int | None = None) -> Any:
+    """Reads the state of `step` (default: the newest).
+
+    Args:
+      like: a pytree with the shapes, dtypes and shardings that are expected.
+      step: which one.
+
+    Raises:
+      CheckpointError: nothing there; another structure or other shapes (each
+        differing leaf is named); unreadable files; wrong checksums.
+    """
+    step = self._known(step)
+    meta = self.meta(step)
+    self._check_fit(step, like)
+    try:
+      restored = self._manager.restore(
+        step,
+        args=ocp.args.Composite(
+          state=ocp.args.StandardRestore(
+            jax.tree.map(ocp.utils.to_shape_dtype_struct, like)
+          )
+        ),
+      )
+    except Exception as error:
+      raise self._damaged(step, error) from error
+    state = restored['state']
+    wrong = sorted(
+      name
+      for name, crc in _checksums(state).items()
+      if meta.get('crc32', {}).get(name) != crc
+    )
+    if wrong:
+      raise self._damaged(step, f'checksums differ in {", ".join(wrong[:5])}')
+    return state
+
+  def close(self) -> None:
+    self._manager.close()
+
+  def _known(self, step: int | None) -> int:
+    steps = self._manager.all_steps()
+    if step is None and steps:
+      return max(steps)
+    if step not in steps:
+      raise CheckpointError(
+        f'{self.folder} holds no checkpoint{f" {step}" if step else ""} '
+        f'(steps there: {sorted(steps)}). Give a folder that a training run '
+        'wrote, or start without --resume.'
+      )
+    return step
+
+  def _check_fit(self, step: int, like: Any) -> None:
+    """Refuses a state whose leaves have other names or shapes than `like`."""
+    try:
+      saved = self._manager.item_metadata(step)['state']
+    except Exception as error:
+      raise self._damaged(step, error) from error
+    old = {name: tuple(leaf.shape) for name, leaf in _leaves(saved)}
+    new = {name: tuple(leaf.shape) for name, leaf in _leaves(like)}
+    wrong = [
+      f'{name}: {old.get(name, "absent")} -> {new.get(name, "absent")}'
+      for name in sorted(old.keys() | new.keys())
+      if old.get(name) != new.get(name)
+    ]
+    if wrong:
+      raise CheckpointError(
+        f'checkpoint {step} in {self.folder} does not fit this policy; '
+        f'{len(wrong)} arrays differ (saved -> expected): '
+        f'{"; ".join(wrong[:8])}. Use the config that it was trained with.'
+      )
+
+  def _damaged(self, step: int, why: object) -> CheckpointError:
+    others = [s for s in self._manager.all_steps() if s != step]
+    text = str(why).strip().split('\n')[0][:300]
+    return CheckpointError(
+      f'checkpoint {step} in {self.folder} is damaged ({text}). Delete the '
+      f'folder {step} there'
+      + (f' to fall back on step {max(others)}.' if others else '.')
+    )
+
+
+_ABSENT = object()
+
+
+def _flat(tree: Mapping[str, Any], prefix: str = '') -> dict[str, Any]:
+  flat: dict[str, Any] = {}
+  for name, value in tree.items():
+    if isinstance(value, Mapping):
+      flat.update(_flat(value, f'{prefix}{name}.'))
+    else:
+      flat[prefix + name] = list(value) if isinstance(value, tuple) else value
+  return flat
+
+
+def _leaves(tree: Any) -> list[tuple[str, Any]]:
+  """Lists (path, leaf); the same names for our trees and for orbax's."""
+  return [
+    ('/'.join(_key(k) for k in path if _key(k) != 'value'), leaf)
+    for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
+  ]
+
+
+def _key(entry: Any) -> str:
+  for field in ('key', 'name', 'idx'):
+    if hasattr(entry, field):
+      return str(getattr(entry, field))
+  return str(entry)
+
+
+def _checksums(state: Any) -> dict[str, int]:
+  return {
+    name: zlib.crc32(np.ascontiguousarray(jax.device_get(leaf)).tobytes())
+    for name, leaf in _leaves(state)
+  }

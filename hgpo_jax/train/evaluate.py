@@ -1,0 +1,80 @@
+"""Rollouts on a fixed list of tasks -> a table of success rates."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from hgpo_jax import types
+
+
+def summarise(
+  trajectories: Sequence[types.Trajectory], kind: Callable[[Any], str]
+) -> dict[str, Any]:
+  """Counts what was won.
+
+  Args:
+    trajectories: one per game.
+    kind: task -> the row of the table that it belongs to.
+
+  Returns: success (share of games won), games, turns (mean), invalid (share of
+    replies that were malformed), and per kind success and games.
+  """
+  turns = [turn for t in trajectories for turn in t.turns]
+  rows: dict[str, list[bool]] = {}
+  for trajectory in trajectories:
+    rows.setdefault(kind(trajectory.task), []).append(trajectory.won)
+  return {
+    'success': round(_mean([t.won for t in trajectories]), 4),
+    'games': len(trajectories),
+    'turns': round(len(turns) / max(len(trajectories), 1), 2),
+    'invalid': round(_mean([not turn.valid for turn in turns]), 4),
+    'by_type': {
+      name: {'success': round(_mean(won), 4), 'games': len(won)}
+      for name, won in sorted(rows.items())
+    },
+  }
+
+
+def table(result: Mapping[str, Any]) -> str:
+  """Writes one result of `summarise` as lines for people."""
+  lines = [f'{"type":<34}{"success":>9}{"games":>7}']
+  for name, row in (*result['by_type'].items(), ('all', result)):
+    lines.append(f'{name:<34}{row["success"]:>9.3f}{row["games"]:>7}')
+  lines.append(
+    f'mean turns {result["turns"]:.1f}, invalid replies '
+    f'{100 * result["invalid"]:.1f} %'
+  )
+  return '\n'.join(lines)
+
+
+def comparison(results: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> str:
+  """Writes name -> split -> temperature -> result as one line per name."""
+  columns = [
+    (split, temperature)
+    for split, row in next(iter(results.values())).items()
+    for temperature in row
+  ]
+  header = [f'{split} T={temperature}' for split, temperature in columns]
+  lines = [f'{"success":<12}' + ''.join(f'{h:>20}' for h in header)]
+  for name, splits in results.items():
+    cells = [splits[s][t]['success'] for s, t in columns]
+    lines.append(f'{name:<12}' + ''.join(f'{cell:>20.3f}' for cell in cells))
+  return '\n'.join(lines)
+
+
+def transcript(trajectory: types.Trajectory) -> str:
+  """Writes one episode as readable text."""
+  lines = [f'task {trajectory.task}']
+  for number, turn in enumerate(trajectory.turns, 1):
+    lines += [
+      f'--- turn {number}',
+      turn.observation,
+      f'> {turn.action}' + ('' if turn.valid else '   (invalid reply)'),
+    ]
+  ending = 'won' if trajectory.won else 'step limit' if trajectory.truncated else 'lost'
+  return '\n'.join([*lines, f'=== {ending}', ''])
+
+
+def _mean(values: Sequence[bool]) -> float:
+  return sum(values) / max(len(values), 1)

@@ -1,0 +1,149 @@
+"""The learner's half of an iteration: trajectories -> updated params."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+import optax
+
+from hgpo_jax import types
+from hgpo_jax.advantages import ESTIMATORS
+from hgpo_jax.train import batching, update
+
+
+class Learner:
+  """Advantages, scoring and optimiser steps with everything compiled once."""
+
+  def __init__(
+    self,
+    config: Any,
+    score: update.ScoreFn,
+    shapes: batching.Shapes,
+  ):
+    """Builds the jitted functions of a run.
+
+    Args:
+      config: the experiment's `algo`, `loss`, `optim`, `rollout` and `env`.
+      score: log-probs and entropy of replies.
+      shapes: what rows are padded to.
+    """
+    self._config, self._shapes = config, shapes
+    loss = dict(config.loss)
+    self._rescore = _one_of(
+      'loss.old_log_probs', loss.pop('old_log_probs'), ('score', 'sampler')
+    ) == 'score'
+    optim = dict(config.optim)
+    self._epochs, self._minibatch = optim.pop('epochs'), optim.pop('minibatch')
+    optim.pop('microbatch')
+    self.optimizer: optax.GradientTransformation = update.make_optimizer(
+      **optim
+    )
+    self._estimate = jax.jit(
+      functools.partial(
+        _named(ESTIMATORS, 'algo.estimator', config.algo.estimator),
+        **config.algo.options,
+      )
+    )
+    self._score = jax.jit(score)
+    self._step = update.make_train_step(
+      score, update.PolicyLoss(**loss), self.optimizer, shapes.micro
+    )
+
+  def advantages(
+    self, trajectories: Sequence[types.Trajectory], seed: Sequence[int]
+  ) -> np.ndarray:
+    """Returns `[N]` advantages, trajectory after trajectory, turn by turn."""
+    algo = self._config.algo
+    rows = batching.estimator_rows(
+      trajectories,
+      gamma=algo.gamma,
+      reward_scale=algo.reward_scale,
+      invalid_penalty=algo.invalid_penalty,
+      multiple=1024,
+    )
+    values = np.asarray(self._estimate(rows))[: int(rows.mask.sum())]
+    if algo.shuffle_advantages:
+      values = np.random.default_rng(seed).permutation(values)
+    return algo.advantage_sign * values
+
+  def log_probs(
+    self, params: Any, turns: Sequence[types.Turn]
+  ) -> np.ndarray:
+    """Scores the replies of all rows: `[N, R]` float32."""
+    shapes = self._shapes
+    out = np.zeros((len(turns), shapes.reply), np.float32)
+    order = np.argsort([turn.prompt.size for turn in turns], kind='stable')
+    for start in range(0, len(turns), shapes.micro):
+      index = order[start : start + shapes.micro]
+      batch = batching.pack(
+        turns, np.zeros(len(turns)), out, out, index, shapes, shapes.micro
+      )
+      scores = self._score(params, batch.tokens, batch.valid, batch.choices)
+      out[index] = np.asarray(scores.log_probs)[: index.size]
+    return out
+
+  def update(
+    self,
+    state: types.TrainState,
+    reference: Any,
+    trajectories: Sequence[types.Trajectory],
+    seed: Sequence[int],
+  ) -> tuple[types.TrainState, dict[str, float]]:
+    """Learns from one iteration's trajectories.
+
+    Args:
+      state: donated.
+      reference: the frozen params that the KL is measured to.
+      trajectories: whole groups.
+      seed: of the order of rows, one per iteration.
+
+    Returns: the new state, and the mean of every scalar over the optimiser
+      steps; `first_*` are those of the first step, before anything moved.
+    """
+    turns = [turn for t in trajectories for turn in t.turns]
+    shapes, size = self._shapes, self._minibatch
+    advantages = self.advantages(trajectories, seed)
+    ref = self.log_probs(reference, turns)
+    old = (
+      self.log_probs(state.params, turns)
+      if self._rescore
+      else batching.sampled_log_probs(turns, shapes.reply)
+    )
+    lengths = np.asarray([turn.prompt.size for turn in turns])
+    seen: list[dict[str, jax.Array]] = []
+    for epoch in range(self._epochs):
+      for index in batching.minibatches(lengths, size, (*seed, epoch)):
+        batch = batching.pack(
+          turns,
+          advantages,
+          ref,
+          old,
+          index,
+          shapes,
+          batching.round_up(size, shapes.micro),
+        )
+        state, scalars = self._step(state, batch)
+        seen.append(scalars)
+    first = {
+      f'first_{name}': float(seen[0][name]) for name in ('ratio_error', 'kl_ref')
+    }
+    means = {
+      name: float(np.mean([float(scalars[name]) for scalars in seen]))
+      for name in seen[0]
+    }
+    spread = float(np.mean(advantages != 0))
+    return state, {**means, **first, 'nonzero_advantages': spread}
+
+
+def _named(table: dict[str, Callable], field: str, name: str) -> Callable:
+  return table[_one_of(field, name, tuple(table))]
+
+
+def _one_of(field: str, value: str, known: Sequence[str]) -> str:
+  if value not in known:
+    raise ValueError(f'{field} is {value!r}; expected one of {sorted(known)}.')
+  return value

@@ -1,0 +1,118 @@
+"""Named numbers -> console, metrics.jsonl, TensorBoard."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import pathlib
+from collections.abc import Mapping
+from typing import Any
+
+import tqdm
+from tensorboardX import SummaryWriter
+
+# Timing and speed: the only fields that may differ between equal runs.
+TIMING_PREFIX = 'time/'
+
+# Console label -> metric.
+_BAR = {
+  'win': 'rollout/success',
+  'reward': 'rollout/reward',
+  'kl': 'update/kl_ref',
+  'ent': 'update/entropy',
+  'clip': 'update/clip_fraction',
+  'grad': 'update/grad_norm',
+  'tok/s': 'time/tokens_per_second',
+  'roll_s': 'time/rollout_s',
+  'upd_s': 'time/update_s',
+}
+
+
+class Metrics:
+  """Writes one record per iteration to all three places."""
+
+  def __init__(
+    self, folder: str | pathlib.Path, *, first: int, last: int, label: str
+  ):
+    """Opens the files of a run.
+
+    Args:
+      folder: the run's folder.
+      first: the first step that will be written; later lines that stand in
+        metrics.jsonl from an interrupted run are cut, so that no step stands
+        there twice.
+      last: the step after the last (for the progress bar).
+      label: the bar's name.
+    """
+    self._path = pathlib.Path(folder) / 'metrics.jsonl'
+    cut_from(self._path, first)
+    self._file = self._path.open('a', encoding='utf-8')
+    self._board = SummaryWriter(
+      str(pathlib.Path(folder) / 'tensorboard'), purge_step=first
+    )
+    self._bar = tqdm.tqdm(
+      total=last, initial=first, desc=label, unit='it', dynamic_ncols=True
+    )
+
+  def write(self, step: int, scalars: Mapping[str, Any]) -> None:
+    """Writes the numbers of one step; non-finite ones are written as null."""
+    record = {name: _plain(value) for name, value in scalars.items()}
+    self._file.write(json.dumps({'step': step, **record}) + '\n')
+    self._file.flush()
+    for name, value in record.items():
+      if value is not None:
+        self._board.add_scalar(name, value, step)
+
+  def advance(self, scalars: Mapping[str, Any]) -> None:
+    """Moves the progress bar one step and shows the main numbers."""
+    self._bar.set_postfix_str(
+      ' '.join(
+        f'{label} {float(scalars[name]):.3g}'
+        for label, name in _BAR.items()
+        if name in scalars
+      ),
+      refresh=False,
+    )
+    self._bar.update()
+
+  def say(self, text: str) -> None:
+    """Prints a line without breaking the bar."""
+    self._bar.write(text)
+
+  def close(self) -> None:
+    self._bar.close()
+    self._file.close()
+    self._board.close()
+
+
+def cut_from(path: pathlib.Path, first: int) -> None:
+  """Drops the lines of step >= `first`, and a half-written last line."""
+  if not path.exists():
+    return
+  kept = []
+  for line in path.read_text(encoding='utf-8').splitlines():
+    try:
+      record = json.loads(line)
+    except ValueError:
+      continue  # the run was killed while it wrote this line
+    if record['step'] < first:
+      kept.append(line + '\n')
+  write_atomic(path, ''.join(kept))
+
+
+def write_atomic(path: pathlib.Path, text: str) -> None:
+  """Replaces a file at once: a reader sees the old text or the new one."""
+  scratch = path.with_name(path.name + '.part')
+  scratch.write_text(text, encoding='utf-8')
+  os.replace(scratch, path)
+
+
+def write_json(path: pathlib.Path, value: Any) -> None:
+  """Writes JSON, indented, at once."""
+  write_atomic(path, json.dumps(value, indent=2) + '\n')
+
+
+def _plain(value: Any) -> float | int | None:
+  number = value if isinstance(value, int) else float(value)
+  return number if math.isfinite(number) else None

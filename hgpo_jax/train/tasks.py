@@ -1,0 +1,62 @@
+"""(seed, step) -> task numbers; pure, so that a resumed run sees the same."""
+
+from __future__ import annotations
+
+import numpy as np
+
+# Unbounded splits give every seed its own stretch of fresh tasks.
+_STRETCH = 10_000_000
+
+
+def train_tasks(
+  seed: int, step: int, groups: int, num_tasks: int | None
+) -> list[int]:
+  """Returns the task numbers of one iteration.
+
+  Args:
+    seed: the run's seed.
+    step: iteration, from 0.
+    groups: how many tasks an iteration plays.
+    num_tasks: size of the split, or None where it is unbounded.
+
+  Returns: `groups` numbers. Unbounded: fresh ones, never seen before in this
+    run. Bounded: the split is walked in a new random order every epoch, so
+    that tasks are visited equally often.
+  """
+  places = range(step * groups, (step + 1) * groups)
+  if num_tasks is None:
+    return [seed * _STRETCH + place for place in places]
+  if num_tasks < 1:
+    raise ValueError('the train split holds no task; check env.* in the config')
+  orders = {
+    epoch: np.random.default_rng((seed, epoch)).permutation(num_tasks)
+    for epoch in {place // num_tasks for place in places}
+  }
+  return [
+    int(orders[place // num_tasks][place % num_tasks]) for place in places
+  ]
+
+
+def demonstration_tasks(
+  seed: int, games: int, num_tasks: int | None
+) -> list[int]:
+  """Returns the task numbers of the expert's episodes.
+
+  Unbounded splits give tasks that `train_tasks` will not reach; bounded ones
+  are walked in a random order, again and again if there are more games.
+  """
+  if num_tasks is None:
+    return [seed * _STRETCH + _STRETCH // 2 + i for i in range(games)]
+  return train_tasks(seed, 0, games, num_tasks) if games else []
+
+
+def eval_tasks(games: int, num_tasks: int | None) -> list[int]:
+  """Returns the first `games` tasks of a split (all of it when games = 0)."""
+  if num_tasks is None:
+    if games < 1:
+      raise ValueError(
+        'eval.games=0 means the whole split, but this split is unbounded; '
+        'give a number of games.'
+      )
+    return list(range(games))
+  return list(range(min(games, num_tasks) if games else num_tasks))

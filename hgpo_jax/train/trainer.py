@@ -1,0 +1,263 @@
+"""The loop, and the only file where worlds, rollout and learner meet."""
+
+from __future__ import annotations
+
+import contextlib
+import pathlib
+import signal
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+import jax
+import ml_collections
+import numpy as np
+
+from envs import agent as agent_lib
+from envs import client, registry
+from envs.base import Task
+from hgpo_jax import types
+from hgpo_jax.train import checkpoint, evaluate, metrics, update
+from hgpo_jax.train import run as run_lib
+from hgpo_jax.train.learner import Learner
+
+
+class Interrupted(Exception):
+  """Ctrl-C: the state is saved; the text says how to go on."""
+
+
+@contextlib.contextmanager
+def open_seat(config: ml_collections.ConfigDict) -> Iterator[run_lib.Seat]:
+  """Opens the config's world: its environments, tasks and words."""
+  env = config.env
+  options = env.options.to_dict()
+  world = registry.make_world(env.world, options)
+  template = agent_lib.make_template(
+    env.template, world.templates, env.template_file
+  )
+  step_envs: client.Client = (
+    client.ProcessClient(env.world, options, env.servers)
+    if env.servers
+    else client.InlineClient(world.make_env)
+  )
+  with contextlib.closing(step_envs):
+    yield run_lib.Seat(
+      world=world,
+      make_task=Task,
+      agent=agent_lib.AgentLayer(template, env.history, env.constrained),
+      step_envs=step_envs,
+    )
+
+
+def train(
+  config: ml_collections.ConfigDict,
+  folder: pathlib.Path,
+  *,
+  resume: bool = False,
+) -> dict[str, Any]:
+  """Runs an experiment to its end.
+
+  Args:
+    config: see experiments/configs/base.py.
+    folder: where everything is written.
+    resume: continue from the newest checkpoint in `folder`.
+
+  Returns: what summary.json holds: success after the warm start and at the
+    end, and seconds per phase.
+  Raises:
+    Interrupted: Ctrl-C; a checkpoint was saved.
+    checkpoint.CheckpointError: the checkpoint does not fit or is damaged.
+  """
+  seconds: dict[str, float] = {}
+  results: dict[str, Any] = {}
+  store = checkpoint.Checkpoints(folder / 'checkpoints', config.checkpoint.keep)
+  with contextlib.closing(store), open_seat(config) as seat:
+    meta = _resumed(store, config) if resume else None
+    metrics.write_json(folder / 'config.json', config.to_dict())
+    with _timed(seconds, 'warm_start'):
+      run, reference = run_lib.warm_start(config, seat, folder)
+    learner = Learner(config, run.score(run.sampling.temperature), run.shapes)
+    # A step gives its input's memory away; the reference stays.
+    params = jax.tree.map(lambda x: x.copy(), reference)
+    state = update.init_state(params, learner.optimizer)
+    if meta:
+      state = store.restore(state)
+      results, seconds = meta['results'], meta['seconds']
+    elif config.eval.games >= 0:
+      with _timed(seconds, 'evaluation'):
+        results['warm_start'] = run.evaluate(reference)
+    loop = _Loop(run, learner, store, folder, results, seconds)
+    state = loop.run(state, reference, meta['step'] if meta else 0)
+    if config.eval.games >= 0:
+      with _timed(seconds, 'evaluation'):
+        results['final'] = run.evaluate(state.params)
+  summary = {**results, 'seconds': {k: round(v, 1) for k, v in seconds.items()}}
+  metrics.write_json(folder / 'summary.json', summary)
+  return summary
+
+
+class _Loop:
+  """Rollout -> update -> metrics -> samples -> checkpoint, again and again."""
+
+  def __init__(
+    self,
+    run: run_lib.Run,
+    learner: Learner,
+    store: checkpoint.Checkpoints,
+    folder: pathlib.Path,
+    results: dict[str, Any],
+    seconds: dict[str, float],
+  ):
+    self._run, self._learner, self._store = run, learner, store
+    self._folder, self._results, self._seconds = folder, results, seconds
+
+  def run(
+    self, state: types.TrainState, reference: Any, first: int
+  ) -> types.TrainState:
+    """Returns the state after the last iteration; starts at `first`."""
+    c = self._run.config
+    log = metrics.Metrics(
+      self._folder, first=first, last=c.iterations, label=self._folder.name
+    )
+    with contextlib.closing(log), _stop_flag() as stopped:
+      for step in range(first, c.iterations):
+        state, record, played = self._iteration(state, reference, step)
+        done = step + 1
+        if c.eval.every and done % c.eval.every == 0 and done < c.iterations:
+          with _timed(self._seconds, 'evaluation'):
+            record |= flat_results(self._run.evaluate(state.params))
+        log.write(step, record)
+        log.advance(record)
+        if c.samples_every and step % c.samples_every == 0:
+          self._write_samples(step, played)
+        if stopped() or done == c.iterations or not done % c.checkpoint.every:
+          self._save(state, done)
+        if stopped() and done < c.iterations:
+          raise Interrupted(
+            f'Stopped after iteration {done}; it is saved in '
+            f'{self._store.folder}. The same command with --resume goes on.'
+          )
+    print(f'compiled {self._run.player.compilations()} shapes of generation')
+    return state
+
+  def _iteration(
+    self, state: types.TrainState, reference: Any, step: int
+  ) -> tuple[types.TrainState, dict[str, float], list[types.Trajectory]]:
+    c = self._run.config
+    with _timed(self._seconds, 'rollout') as rollout_s:
+      played = self._run.rollout(state.params, step)
+    with _timed(self._seconds, 'update') as update_s:
+      seed = (c.seed, run_lib.ORDER, step)
+      state, scalars = self._learner.update(state, reference, played, seed)
+    turns = [turn for t in played for turn in t.turns]
+    tokens = sum(turn.prompt.size + turn.reply.size for turn in turns)
+    return state, {
+      **rollout_scalars(played, c.algo.reward_scale),
+      **{f'update/{name}': value for name, value in scalars.items()},
+      'time/rollout_s': rollout_s(),
+      'time/update_s': update_s(),
+      'time/tokens_per_second': tokens / (rollout_s() + update_s()),
+    }, played
+
+  def _save(self, state: types.TrainState, done: int) -> None:
+    meta = {
+      'step': done,
+      'results': self._results,
+      'seconds': self._seconds,
+      'config': self._run.config.to_dict(),
+    }
+    self._store.save(done, state, meta)
+
+  def _write_samples(
+    self, step: int, played: Sequence[types.Trajectory]
+  ) -> None:
+    """Writes one won and one lost episode of an iteration, if there are."""
+    chosen = [
+      next((t for t in played if t.won == won), None) for won in (True, False)
+    ]
+    text = '\n'.join(evaluate.transcript(t) for t in chosen if t)
+    path = self._folder / 'samples' / f'step_{step:06d}.txt'
+    path.parent.mkdir(exist_ok=True)
+    metrics.write_atomic(path, text)
+
+
+def rollout_scalars(
+  trajectories: Sequence[types.Trajectory], reward_scale: float
+) -> dict[str, float]:
+  """Sums up a rollout in a few numbers."""
+  turns = [turn for t in trajectories for turn in t.turns]
+  rewards = [sum(turn.reward for turn in t.turns) for t in trajectories]
+  return {
+    'rollout/success': float(np.mean([t.won for t in trajectories])),
+    'rollout/reward': reward_scale * float(np.mean(rewards)),
+    'rollout/turns': len(turns) / len(trajectories),
+    'rollout/invalid': float(np.mean([not turn.valid for turn in turns])),
+    'rollout/prompt_tokens': float(np.mean([t.prompt.size for t in turns])),
+    'rollout/reply_tokens': float(np.mean([t.reply.size for t in turns])),
+  }
+
+
+def flat_results(
+  results: Mapping[str, Mapping[str, Mapping[str, Any]]],
+) -> dict[str, float]:
+  """Evaluation results as scalars, `eval/<split>/<temperature>`."""
+  return {
+    f'eval/{split}/{temperature}': result['success']
+    for split, row in results.items()
+    for temperature, result in row.items()
+  }
+
+
+def _resumed(
+  store: checkpoint.Checkpoints, config: ml_collections.ConfigDict
+) -> dict[str, Any] | None:
+  """Returns what the newest checkpoint says, None if nothing is saved yet."""
+  if store.latest() is None:
+    print(f'{store.folder} holds no checkpoint yet: starting from the beginning')
+    return None
+  meta = store.meta()
+  wrong = checkpoint.config_differences(meta['config'], config.to_dict())
+  if wrong:
+    raise checkpoint.CheckpointError(
+      f'{store.folder} belongs to another configuration (saved -> given): '
+      f'{"; ".join(wrong)}. Give these fields their saved values, or another '
+      'run_dir.'
+    )
+  print(f'resuming {store.folder} after iteration {meta["step"]}')
+  return meta
+
+
+@contextlib.contextmanager
+def _timed(
+  seconds: dict[str, float], name: str
+) -> Iterator[Callable[[], float]]:
+  """Adds a phase's wall time to `seconds`; the callable gives this one's."""
+  start, spent = time.perf_counter(), 0.0
+  try:
+    yield lambda: spent
+  finally:
+    spent = time.perf_counter() - start
+    seconds[name] = seconds.get(name, 0.0) + spent
+
+
+@contextlib.contextmanager
+def _stop_flag() -> Iterator[Callable[[], bool]]:
+  """Turns the first Ctrl-C into a flag; the second stops at once."""
+  asked = False
+
+  def ask(signum: int, frame: Any) -> None:
+    nonlocal asked
+    if asked:
+      raise KeyboardInterrupt
+    asked = True
+    print('\nstopping after this iteration; Ctrl-C again stops now', flush=True)
+
+  try:
+    before = signal.signal(signal.SIGINT, ask)
+  except ValueError:  # not the main thread: Ctrl-C is somebody else's
+    yield lambda: False
+    return
+  try:
+    yield lambda: asked
+  finally:
+    signal.signal(signal.SIGINT, before)

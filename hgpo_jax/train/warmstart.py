@@ -1,0 +1,160 @@
+"""Behaviour cloning from expert episodes, cached on disk."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import pathlib
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+import numpy as np
+
+from hgpo_jax import types
+from hgpo_jax.rollout import collect
+from hgpo_jax.train import batching, checkpoint, update
+
+# Raised when equal settings would no longer give an equal warm start.
+_VERSION = 1
+
+# One shown turn of an expert's episode: user message, replies that decoding
+# would be limited to, the expert's reply; None where the move was not its own.
+Example = tuple[str, list[str], str | None]
+
+
+def examples(
+  episode: Sequence[Any], agent: collect.AgentLayer
+) -> list[Example]:
+  """Words an expert's episode as the policy would meet it.
+
+  Args:
+    episode: records with `step`, `action` and `expert`.
+    agent: the words.
+  """
+  task = agent.task(episode[0].step.observation)
+  history: list[tuple[str, str]] = []
+  found: list[Example] = []
+  for shown in episode:
+    reply = agent.written(shown.action) if shown.expert else None
+    found.append(
+      (
+        agent.message(task, history, shown.step),
+        list(agent.replies(shown.step)),
+        reply,
+      )
+    )
+    history.append((shown.step.observation, shown.action))
+  return found
+
+
+def texts(found: Iterable[Example]) -> Iterable[str]:
+  """Yields all that the policy would read or write in these examples."""
+  for message, replies, reply in found:
+    yield message
+    yield from replies
+    if reply is not None:
+      yield reply
+
+
+def to_turns(
+  found: Sequence[Example], codec: collect.Codec
+) -> list[types.Turn]:
+  """Encodes the examples that are worth cloning."""
+  kept = [(m, r, reply) for m, r, reply in found if reply is not None]
+  prompts = codec.prompts([message for message, _, _ in kept])
+  return [
+    types.Turn(
+      prompt=np.asarray(prompt, np.int32),
+      reply=np.asarray(codec.replies([reply])[0], np.int32),
+      log_probs=np.zeros(0, np.float32),
+      choices=tuple(codec.replies(replies)),
+      observation='',
+      action='',
+      valid=True,
+      reward=0.0,
+    )
+    for prompt, (_, replies, reply) in zip(prompts, kept, strict=True)
+  ]
+
+
+def clone(
+  params: Any,
+  turns: Sequence[types.Turn],
+  score: update.ScoreFn,
+  *,
+  shapes: batching.Shapes,
+  epochs: int,
+  minibatch: int,
+  learning_rate: float,
+  seed: int,
+  report: Callable[[int, int, float], None],
+) -> Any:
+  """Trains params to give the experts' replies.
+
+  Args:
+    params: where to start; donated.
+    turns: the examples.
+    score: log-probs of replies.
+    shapes: what rows are padded to.
+    epochs: passes over the turns.
+    minibatch: rows per optimiser step.
+    learning_rate: the peak; warmed up over 5 % of the steps, then a cosine.
+    seed: of the order of rows.
+    report: told (step, steps, loss) after every step.
+
+  Returns: the trained params.
+  """
+  per_epoch = -(-len(turns) // minibatch)
+  steps = per_epoch * epochs
+  optimizer = update.make_optimizer(
+    learning_rate=learning_rate,
+    warmup_steps=steps // 20,
+    decay_steps=steps - steps // 20,
+    weight_decay=0.01,
+    clip_norm=1.0,
+    b1=0.9,
+    b2=0.98,
+  )
+  step_fn = update.make_train_step(
+    score, update.CloningLoss(), optimizer, shapes.micro
+  )
+  state = update.init_state(params, optimizer)
+  lengths = np.asarray([turn.prompt.size for turn in turns])
+  nothing = np.zeros((len(turns), shapes.reply), np.float32)
+  ones = np.ones(len(turns), np.float32)
+  size = batching.round_up(minibatch, shapes.micro)
+  done = 0
+  for epoch in range(epochs):
+    for index in batching.minibatches(lengths, minibatch, (seed, epoch)):
+      batch = batching.pack(turns, ones, nothing, nothing, index, shapes, size)
+      state, scalars = step_fn(state, batch)
+      done += 1
+      report(done, steps, scalars['loss'])
+  return state.params
+
+
+def cache_folder(root: pathlib.Path, settings: Any) -> pathlib.Path:
+  """Returns the folder of the warm start that `settings` (JSON) describe."""
+  text = json.dumps([_VERSION, settings], sort_keys=True)
+  return root / hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def load(folder: pathlib.Path, like: Any) -> Any | None:
+  """Reads cached params; None where there are none or they are damaged."""
+  if not folder.exists():
+    return None
+  store = checkpoint.Checkpoints(folder)
+  try:
+    return store.restore(like) if store.latest() is not None else None
+  except checkpoint.CheckpointError:
+    return None
+  finally:
+    store.close()
+
+
+def save(folder: pathlib.Path, params: Any) -> None:
+  """Caches params, atomically."""
+  store = checkpoint.Checkpoints(folder)
+  store.save(0, params, {})
+  store.close()
+

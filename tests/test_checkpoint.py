@@ -1,0 +1,61 @@
+"""State on disk: equal after a round trip, refused when it does not fit."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from hgpo_jax.train import checkpoint
+
+
+@pytest.fixture
+def store(tmp_path):
+  store = checkpoint.Checkpoints(tmp_path / 'c', keep=2)
+  yield store
+  store.close()
+
+
+def state(width=3, seed=0.0):
+  return {
+    'params': {'w': jnp.arange(width * 2.0).reshape(width, 2) + seed},
+    'step': jnp.int32(7),
+  }
+
+
+def test_round_trip_is_exact_and_the_last_ones_are_kept(store):
+  for step in range(4):
+    store.save(step, state(seed=step), {'step': step})
+  assert store.latest() == 3
+  restored = store.restore(state())
+  jax.tree.map(np.testing.assert_array_equal, restored, state(seed=3))
+  assert store.meta()['step'] == 3
+  assert sorted(p.name for p in store.folder.iterdir()) == ['2', '3']
+
+
+def test_other_shapes_are_named(store):
+  store.save(0, state(), {})
+  with pytest.raises(checkpoint.CheckpointError, match=r'params/w.*\(3, 2\)'):
+    store.restore(state(width=4))
+  with pytest.raises(checkpoint.CheckpointError, match='extra: absent'):
+    store.restore({**state(), 'extra': jnp.zeros(1)})
+
+
+def test_a_damaged_file_is_refused_and_the_older_step_named(store):
+  store.save(0, state(), {})
+  store.save(1, state(), {})
+  for path in (store.folder / '1' / 'state').rglob('d/*'):
+    path.write_bytes(b'broken' + path.read_bytes()[6:])
+  with pytest.raises(checkpoint.CheckpointError, match='damaged.*step 0'):
+    store.restore(state(), 1)
+
+
+def test_nothing_there(store):
+  with pytest.raises(checkpoint.CheckpointError, match='no checkpoint'):
+    store.restore(state())
+
+
+def test_config_differences_name_fields_and_spare_free_ones():
+  saved = {'iterations': 1, 'optim': {'lr': 0.1, 'b': (1, 2)}, 'seed': 0}
+  given = {'iterations': 2, 'optim': {'lr': 0.2, 'b': [1, 2]}, 'new': 1}
+  assert checkpoint.config_differences(saved, given) == [
+    "new: 'absent' -> 1", 'optim.lr: 0.1 -> 0.2', "seed: 0 -> 'absent'"]  # fmt: skip

@@ -1,0 +1,67 @@
+"""Level ids against tuples in a dictionary."""
+
+import jax
+import numpy as np
+import pytest
+
+from hgpo_jax import testing
+from hgpo_jax.advantages import grouping
+
+level_ids = jax.jit(grouping.level_ids, static_argnames='depth')
+history = jax.jit(grouping.history, static_argnames='depth')
+
+
+def ids_of(rows, depth):
+  return np.asarray(
+    level_ids(rows.task, rows.traj, rows.turn, rows.obs, rows.mask, depth=depth)
+  )
+
+
+@pytest.mark.parametrize('depth', [0, 1, 4])
+@pytest.mark.parametrize('seed', [0, 1])
+def test_level_ids_join_just_the_rows_of_equal_histories(seed, depth):
+  rows = testing.random_trajectories(seed, observations=3, padding=5)
+  ids = ids_of(rows, depth)
+  assert ids.shape == (depth + 1, len(rows.mask)) and ids.dtype == np.int32
+  for k, keys in enumerate(testing.level_keys(rows, depth=depth)):
+    np.testing.assert_array_equal(ids[k] < 0, [key is None for key in keys])
+    pairs = {(key, i) for key, i in zip(keys, ids[k], strict=True) if key}
+    distinct = {key for key in keys if key}
+    assert len(pairs) == len(distinct)
+    assert {i for _, i in pairs} == set(range(len(distinct)))
+
+
+def test_a_deeper_level_only_splits_groups():
+  ids = ids_of(testing.random_trajectories(2), 3)
+  for shallow, deep in zip(ids, ids[1:], strict=False):
+    real = deep >= 0
+    pairs = set(zip(deep[real], shallow[real], strict=True))
+    assert len(pairs) == len(set(deep[real]))
+
+
+def test_a_revisit_in_one_episode_is_a_member_and_a_gap_ends_the_history():
+  same = np.zeros(4, np.int32)
+  turn = np.array([3, 0, 4, 1])  # turn 2 is missing
+  obs = np.array([1, 1, 2, 2])
+  ids = level_ids(same, same, turn, obs, same == 0, depth=1)
+  np.testing.assert_array_equal(ids[0], [0, 0, 1, 1])
+  np.testing.assert_array_equal(ids[1], [-1, -1, 0, 0])
+
+
+def test_history_reads_back_the_observations():
+  rows = testing.random_trajectories(3, padding=4)
+  past = history(rows.traj, rows.turn, rows.obs, rows.mask, depth=2)
+  seen = {
+    (rows.traj[n], rows.turn[n]): rows.obs[n] for n in np.flatnonzero(rows.mask)
+  }
+  for n in np.flatnonzero(rows.mask):
+    for k in range(3):
+      expected = seen.get((rows.traj[n], rows.turn[n] - k), -1)
+      assert past[k, n] == expected
+  np.testing.assert_array_equal(past[:, ~rows.mask], -1)
+
+
+def test_first_of_trajectory_marks_one_row_each():
+  rows = testing.random_trajectories(4, padding=4)
+  first = grouping.first_of_trajectory(rows.traj, rows.turn, rows.mask)
+  np.testing.assert_array_equal(first, rows.mask & (rows.turn == 0))

@@ -1,0 +1,158 @@
+"""The import arrows of the layout, read from the source without running it.
+
+The data walks one way, so imports do too: worlds know no JAX and no learner,
+pure maths knows no model, flags stop at `experiments/`, nothing is circular.
+"""
+
+import ast
+import graphlib
+import pathlib
+import sys
+
+import pytest
+
+ROOT = pathlib.Path(__file__).resolve().parents[1]
+PACKAGES = ('hgpo_jax', 'envs', 'experiments')
+
+# module prefix -> prefixes that it may not import
+FORBIDDEN = {
+  'envs': ['hgpo_jax', 'experiments', 'jax', 'flax', 'numpy'],
+  'hgpo_jax': ['envs', 'experiments', 'absl'],
+  'hgpo_jax.advantages': [
+    'hgpo_jax.policy', 'hgpo_jax.rollout', 'hgpo_jax.train', 'hgpo_jax.losses',
+  ],
+  'hgpo_jax.losses': [
+    'hgpo_jax.policy', 'hgpo_jax.rollout', 'hgpo_jax.train',
+    'hgpo_jax.advantages',
+  ],
+  'hgpo_jax.policy': ['hgpo_jax.rollout', 'hgpo_jax.train'],
+  'hgpo_jax.rollout': ['hgpo_jax.train'],
+}  # fmt: skip
+# The only places where an arrow may go against the table.
+EXCEPTIONS = {('hgpo_jax.train.trainer', 'envs')}
+
+# Worlds use the standard library; these wrap a package, and only inside
+# functions, so that importing them needs nothing.
+LAZY = {'envs.alfworld.textworld': {'textworld', 'alfworld'}}
+
+
+def module_name(path):
+  parts = path.relative_to(ROOT).with_suffix('').parts
+  return '.'.join(parts[:-1] if parts[-1] == '__init__' else parts)
+
+
+def source_files():
+  return {
+    module_name(path): path
+    for package in PACKAGES
+    for path in sorted((ROOT / package).rglob('*.py'))
+  }
+
+
+FILES = source_files()
+MODULES = set(FILES)
+
+
+def imported(node, module, is_package):
+  """Full names that an import statement binds: of modules or their members."""
+  if isinstance(node, ast.Import):
+    return [alias.name for alias in node.names]
+  base = node.module or ''
+  if node.level:
+    parents = module.split('.')
+    parents = parents[: len(parents) - node.level + is_package]
+    base = '.'.join([*parents, *([base] if base else [])])
+  return [f'{base}.{alias.name}' for alias in node.names]
+
+
+def imports(name):
+  """Yields (imported name, whether at module level) of a module."""
+  path = FILES[name]
+  tree = ast.parse(path.read_text(encoding='utf-8'))
+  inner = {
+    id(node)
+    for scope in ast.walk(tree)
+    if isinstance(scope, (ast.FunctionDef, ast.AsyncFunctionDef))
+    for node in ast.walk(scope)
+  }
+  for node in ast.walk(tree):
+    if isinstance(node, (ast.Import, ast.ImportFrom)):
+      for target in imported(node, name, path.stem == '__init__'):
+        yield target, id(node) not in inner
+
+
+def within(name, prefix):
+  return name == prefix or name.startswith(prefix + '.')
+
+
+def module_of(target):
+  """The module of this project that a name lies in, None where in none."""
+  parts = target.split('.')
+  for end in range(len(parts), 0, -1):
+    if '.'.join(parts[:end]) in MODULES:
+      return '.'.join(parts[:end])
+  return None
+
+
+def test_there_is_something_to_check():
+  assert len(MODULES) > 10 and 'envs.base' in MODULES
+
+
+@pytest.mark.parametrize('source', FORBIDDEN)
+def test_forbidden_arrows(source):
+  breaches = {
+    f'{name} imports {target}'
+    for name in MODULES
+    if within(name, source)
+    for target, _ in imports(name)
+    for prefix in FORBIDDEN[source]
+    if within(target, prefix) and (name, prefix) not in EXCEPTIONS
+  }
+  assert not breaches
+
+
+def test_worlds_use_the_standard_library_only():
+  breaches = set()
+  for name in MODULES:
+    if not within(name, 'envs'):
+      continue
+    for target, top_level in imports(name):
+      root = target.split('.')[0]
+      lazy = not top_level and root in LAZY.get(name, ())
+      if root != 'envs' and root not in sys.stdlib_module_names and not lazy:
+        breaches.add(f'{name} imports {target}')
+  assert not breaches
+
+
+def test_flags_stop_at_experiments():
+  breaches = {
+    f'{name} imports {target}'
+    for name in MODULES
+    if not within(name, 'experiments')
+    for target, _ in imports(name)
+    if within(target, 'absl')
+    or target.startswith('ml_collections.config_flags')
+  }
+  assert not breaches
+
+
+def test_no_module_imports_itself_through_others():
+  graph = {
+    name: {module_of(target) for target, _ in imports(name)} - {None, name}
+    for name in MODULES
+  }
+  try:
+    graphlib.TopologicalSorter(graph).prepare()
+  except graphlib.CycleError as error:
+    pytest.fail('circular imports: ' + ' -> '.join(error.args[1]))
+
+
+def test_relative_and_member_imports_are_resolved():
+  def names(text, module, is_package=False):
+    return imported(ast.parse(text).body[0], module, is_package)
+
+  assert names('import a.b', 'x') == ['a.b']
+  assert names('from . import c', 'a.b') == ['a.c']
+  assert names('from . import c', 'a.b', True) == ['a.b.c']
+  assert names('from ..d import e', 'a.b.c') == ['a.d.e']
+  assert module_of('envs.base.Step') == 'envs.base'

@@ -82,7 +82,7 @@ class Slots:
 def pack_request(request: Task | str) -> dict[str, Any]:
   if isinstance(request, str):
     return {'action': request}
-  return {'task': list(request)}
+  return {'task': [request.split, request.index]}
 
 
 def unpack_request(packed: Any) -> Task | str:

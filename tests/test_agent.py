@@ -44,7 +44,11 @@ def test_braces_in_an_observation_are_text():
   'reply, action, valid',
   [
     ('<think>x</think><action>Go To Desk 1</action>', 'go to desk 1', True),
-    ('<think>x</think><action> look </action> <action>b</action>', 'look', True),
+    (
+      '<think>x</think><action> look </action> <action>b</action>',
+      'look',
+      True,
+    ),
     ('<action>look</action>', 'look', False),
     ('<THINK>x</THINK><action>look</action>', 'look', False),
     ('<think>x</think><ACTION>look</ACTION>', 'look', True),

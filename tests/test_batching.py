@@ -6,7 +6,7 @@ import pytest
 from hgpo_jax import types
 from hgpo_jax.train import batching
 
-SHAPES = batching.Shapes(prompt=(4, 8), reply=3, choices=2, micro=2)
+SHAPES = batching.Shapes(prompt=(4, 8), reply=3, choices=(2, 4), micro=2)
 
 
 def turn(prompt, reply, observation='o', reward=0.0, valid=True, choices=()):
@@ -58,7 +58,7 @@ def test_pack_pads_prompts_left_and_replies_right():
   assert batch.tokens.shape == (4, 8 + 3)
   assert batch.tokens[1].tolist() == [0] * 5 + [1, 2, 3, 50, 51, 0]
   assert batch.valid[1].tolist() == [False] * 5 + [True] * 5 + [False]
-  assert batch.choices.shape == (4, 4, 3)  # three choices, a multiple of two
+  assert batch.choices.shape == (4, 4, 3)  # three choices
   assert batch.choices[1, 0].tolist() == [50, 51, -1]
   assert (batch.choices[0] == -1).all()
   assert batch.mask.tolist() == [True, True, False, False]
@@ -69,7 +69,9 @@ def test_pack_pads_prompts_left_and_replies_right():
     turns, np.ones(3), table, table, np.array([0]), SHAPES, 2
   )
   assert small.tokens.shape == (2, 4 + 3)
-  long = batching.pack(turns, np.ones(3), table, table, np.array([2]), SHAPES, 2)
+  long = batching.pack(
+    turns, np.ones(3), table, table, np.array([2]), SHAPES, 2
+  )
   assert long.tokens[0, :8].tolist() == list(range(13, 21))  # newest tokens
 
 

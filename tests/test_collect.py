@@ -17,8 +17,8 @@ class Letters:
   def prompts(self, messages):
     return [[ord(c) for c in m] for m in messages]
 
-  def replies(self, texts):
-    return [(*(ord(c) for c in t), 0) for t in texts]
+  def choices(self, texts):
+    return tuple((*(ord(c) for c in t), 0) for t in texts)
 
   def text(self, tokens):
     return ''.join(chr(t) for t in tokens if t)

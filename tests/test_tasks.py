@@ -9,7 +9,9 @@ from hgpo_jax.train import tasks
 
 def test_unbounded_tasks_are_fresh_and_differ_by_seed():
   seen = [n for step in range(50) for n in tasks.train_tasks(0, step, 16, None)]
-  other = [n for step in range(50) for n in tasks.train_tasks(1, step, 16, None)]
+  other = [
+    n for step in range(50) for n in tasks.train_tasks(1, step, 16, None)
+  ]
   shown = tasks.demonstration_tasks(0, 500, None)
   assert len(set(seen)) == len(seen)
   assert not set(seen) & set(other) and not set(seen) & set(shown)

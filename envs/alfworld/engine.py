@@ -5,7 +5,8 @@ answers every command as the alfworld package's engine does (`textworld.py` is
 that engine behind the same interface), about a thousand times faster. What the
 game's authors did not intend is kept: a lamp says "You turn on" every time,
 `look` before the first `go to` sees nothing, and what lies "next to" a
-receptacle is what was once taken from another one at the same location.
+receptacle is what was once taken from another one at the same location. Not
+kept: the reference cannot load a game that nothing can solve.
 
 Names. Everything public speaks display names, the words of the commands:
 'apple 1', 'fridge 1'. Kinds are PDDL types in lower case: 'appletype'.

@@ -67,19 +67,21 @@ def read_game(path: str | Path) -> Game:
   """Reads one `game.tw-pddl`; raises GameError if it is missing or damaged."""
   path = Path(path)
   content = _read_json(path)
-  texts = {}
+  texts: list[str] = []
   for key in ('pddl_domain', 'grammar', 'pddl_problem'):
-    texts[key] = content.get(key)
-    if not isinstance(texts[key], str):
+    text = content.get(key)
+    if not isinstance(text, str):
       raise GameError(
         f'{path} has no text {key!r}; it has {sorted(content)}. {_CURE}'
       )
+    texts.append(text)
+  domain, grammar, problem = texts
   return Game(
     name='/'.join(path.parts[-3:-1]),
     task_type=_task_type(path),
-    domain=texts['pddl_domain'],
-    grammar=texts['grammar'],
-    problem=texts['pddl_problem'],
+    domain=domain,
+    grammar=grammar,
+    problem=problem,
     walkthrough=tuple(content.get('walkthrough') or ()),
   )
 

@@ -12,8 +12,9 @@ def get_config() -> ml_collections.ConfigDict:
   c.env.options.update(family='easy', max_turns=20)
   c.sampling.update(
     max_reply=8,
-    prompt_buckets=(48, 64, 96, 160),
-    batch_buckets=(16, 48, 128),
+    prompt_buckets=(32, 48, 64, 96),
+    batch_buckets=(32, 128),
+    choice_buckets=(16, 32, 64),
   )
   c.policy.update(preset='tiny', vocab_size=1024, chat='short')
   c.warmstart.update(games=1500, epochs=2, learning_rate=2e-3)

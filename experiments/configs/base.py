@@ -40,7 +40,7 @@ def get_config() -> ml_collections.ConfigDict:
   c.sampling.max_reply = 512  # tokens
   c.sampling.prompt_buckets = (512, 1024, 2048, 4096)  # tokens
   c.sampling.batch_buckets = (8, 32, 128)  # rows
-  c.sampling.choice_bucket = 32  # choices per row are padded to a multiple
+  c.sampling.choice_buckets = (32, 64, 128)  # allowed replies of a row
 
   c.rollout = ml_collections.ConfigDict()
   c.rollout.groups = 16  # tasks per iteration

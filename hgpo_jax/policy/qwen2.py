@@ -451,9 +451,7 @@ def prefill(
   return hidden, _extended(empty, kv, valid)
 
 
-def _extended(
-  cache: KVCache, kv: tuple[Array, Array], valid: Array
-) -> KVCache:
+def _extended(cache: KVCache, kv: tuple[Array, Array], valid: Array) -> KVCache:
   update = functools.partial(
     jax.lax.dynamic_update_slice_in_dim, start_index=cache.next
   )

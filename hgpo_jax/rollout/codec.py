@@ -12,8 +12,9 @@ from hgpo_jax.policy import tokenizer as tokenizer_lib
 class Codec:
   """Messages and replies to token ids, and back."""
 
-  def __init__(self, tokenizer: PreTrainedTokenizerFast):
-    self.tokenizer = tokenizer
+  def __init__(self, tokenizer: PreTrainedTokenizerFast, max_reply: int):
+    """Takes the tokenizer, and how many tokens a reply may have."""
+    self.tokenizer, self._max_reply = tokenizer, max_reply
     self._replies: dict[str, tuple[int, ...]] = {}
 
   def prompts(self, messages: Sequence[str]) -> list[list[int]]:
@@ -21,6 +22,19 @@ class Codec:
     return tokenizer_lib.encode_chats(
       self.tokenizer, [[{'role': 'user', 'content': m}] for m in messages]
     )
+
+  def choices(self, texts: Sequence[str]) -> tuple[tuple[int, ...], ...]:
+    """Encodes the replies that are allowed, without those that are too long.
+
+    Raises: ValueError if all of them are.
+    """
+    found = tuple(r for r in self.replies(texts) if len(r) <= self._max_reply)
+    if texts and not found:
+      raise ValueError(
+        f'all {len(texts)} allowed replies have more than {self._max_reply} '
+        f'tokens, such as {texts[0]!r}; raise sampling.max_reply.'
+      )
+    return found
 
   def replies(self, texts: Sequence[str]) -> list[tuple[int, ...]]:
     """Encodes replies, each with its end of turn."""

@@ -58,6 +58,8 @@ class Codec(Protocol):
 
   def prompts(self, messages: Sequence[str]) -> list[list[int]]: ...
 
+  def choices(self, texts: Sequence[str]) -> tuple[tuple[int, ...], ...]: ...
+
   def replies(self, texts: Sequence[str]) -> list[tuple[int, ...]]: ...
 
   def text(self, tokens: Sequence[int]) -> str: ...
@@ -156,7 +158,7 @@ def _reply(
   prompts = codec.prompts(
     [agent.message(e.goal, e.history, e.step) for e in playing]
   )
-  choices = [tuple(codec.replies(agent.replies(e.step))) for e in playing]
+  choices = [codec.choices(agent.replies(e.step)) for e in playing]
   done = generate(prompts, keys, choices)
   actions = {}
   for row, (slot, episode) in enumerate(zip(active, playing, strict=True)):

@@ -11,6 +11,7 @@ import numpy as np
 from hgpo_jax import types
 from hgpo_jax.advantages import Rows, intern
 from hgpo_jax.advantages import returns as returns_lib
+from hgpo_jax.policy import generate
 
 
 @dataclasses.dataclass(frozen=True)
@@ -20,13 +21,13 @@ class Shapes:
   Attributes:
     prompt: ascending prompt lengths P, in tokens.
     reply: reply length R, in tokens.
-    choices: choices per row are padded to a multiple of this.
+    choices: ascending numbers A of choices per row.
     micro: rows per micro-batch.
   """
 
   prompt: tuple[int, ...]
   reply: int
-  choices: int
+  choices: tuple[int, ...]
   micro: int
 
 
@@ -118,18 +119,19 @@ def pack(
   chosen = [turns[i] for i in index]
   width = bucket(max(t.prompt.size for t in chosen), shapes.prompt)
   widest = max(len(t.choices) for t in chosen)
+  choices = generate.pack_choices(
+    [t.choices for t in chosen],
+    size,
+    bucket(widest, shapes.choices) if widest else 0,
+    shapes.reply,
+  )
   tokens = np.zeros((size, width + shapes.reply), np.int32)
   valid = np.zeros(tokens.shape, bool)
-  choices = np.full(
-    (size, round_up(widest, shapes.choices), shapes.reply), -1, np.int32
-  )
   for row, turn in enumerate(chosen):
     prompt = turn.prompt[-width:]
     tokens[row, width - prompt.size : width] = prompt
     tokens[row, width : width + turn.reply.size] = turn.reply
     valid[row, width - prompt.size : width + turn.reply.size] = True
-    for place, choice in enumerate(turn.choices):
-      choices[row, place, : len(choice)] = choice
   return types.Batch(
     tokens=tokens,
     valid=valid,

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import pathlib
 import zlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import jax
@@ -37,6 +38,17 @@ def config_differences(
     if old.get(name, _ABSENT) != new.get(name, _ABSENT)
     and not name.startswith(free)
   ]
+
+
+@contextlib.contextmanager
+def opened(folder: str | pathlib.Path) -> Iterator[Checkpoints]:
+  """Opens an existing folder of checkpoints to read."""
+  if not pathlib.Path(folder).is_dir():
+    raise CheckpointError(
+      f'{folder} does not exist; give the folder that a training run wrote.'
+    )
+  with contextlib.closing(Checkpoints(folder)) as store:
+    yield store
 
 
 class Checkpoints:
@@ -117,6 +129,23 @@ class Checkpoints:
     if wrong:
       raise self._damaged(step, f'checksums differ in {", ".join(wrong[:5])}')
     return state
+
+  def restore_params(self, like: Any, step: int | None = None) -> Any:
+    """Reads the `params` of a saved state alone; see `restore`.
+
+    Args:
+      like: a pytree with the params' expected shapes and dtypes.
+      step: which one.
+    """
+    step = self._known(step)
+    try:
+      saved = self._manager.item_metadata(step)['state']
+      structure = jax.tree.map(
+        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), saved
+      )
+    except Exception as error:
+      raise self._damaged(step, error) from error
+    return self.restore({**structure, 'params': like}, step)['params']
 
   def close(self) -> None:
     self._manager.close()

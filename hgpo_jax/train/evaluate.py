@@ -72,7 +72,13 @@ def transcript(trajectory: types.Trajectory) -> str:
       turn.observation,
       f'> {turn.action}' + ('' if turn.valid else '   (invalid reply)'),
     ]
-  ending = 'won' if trajectory.won else 'step limit' if trajectory.truncated else 'lost'
+  ending = (
+    'won'
+    if trajectory.won
+    else 'step limit'
+    if trajectory.truncated
+    else 'lost'
+  )
   return '\n'.join([*lines, f'=== {ending}', ''])
 
 

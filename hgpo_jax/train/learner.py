@@ -33,9 +33,12 @@ class Learner:
     """
     self._config, self._shapes = config, shapes
     loss = dict(config.loss)
-    self._rescore = _one_of(
-      'loss.old_log_probs', loss.pop('old_log_probs'), ('score', 'sampler')
-    ) == 'score'
+    self._rescore = (
+      _one_of(
+        'loss.old_log_probs', loss.pop('old_log_probs'), ('score', 'sampler')
+      )
+      == 'score'
+    )
     optim = dict(config.optim)
     self._epochs, self._minibatch = optim.pop('epochs'), optim.pop('minibatch')
     optim.pop('microbatch')
@@ -70,9 +73,7 @@ class Learner:
       values = np.random.default_rng(seed).permutation(values)
     return algo.advantage_sign * values
 
-  def log_probs(
-    self, params: Any, turns: Sequence[types.Turn]
-  ) -> np.ndarray:
+  def log_probs(self, params: Any, turns: Sequence[types.Turn]) -> np.ndarray:
     """Scores the replies of all rows: `[N, R]` float32."""
     shapes = self._shapes
     out = np.zeros((len(turns), shapes.reply), np.float32)
@@ -129,7 +130,8 @@ class Learner:
         state, scalars = self._step(state, batch)
         seen.append(scalars)
     first = {
-      f'first_{name}': float(seen[0][name]) for name in ('ratio_error', 'kl_ref')
+      f'first_{name}': float(seen[0][name])
+      for name in ('ratio_error', 'kl_ref')
     }
     means = {
       name: float(np.mean([float(scalars[name]) for scalars in seen]))

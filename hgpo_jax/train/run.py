@@ -56,12 +56,12 @@ class Run:
   ):
     self.config, self.seat, self.tokenizer = config, seat, tokenizer
     c = config
-    self.codec = Codec(tokenizer)
+    self.codec = Codec(tokenizer, c.sampling.max_reply)
     self.model = model_config(c.policy, len(tokenizer))
     self.shapes = batching.Shapes(
       prompt=tuple(c.sampling.prompt_buckets),
       reply=c.sampling.max_reply,
-      choices=c.sampling.choice_bucket,
+      choices=tuple(c.sampling.choice_buckets),
       micro=c.optim.microbatch,
     )
     self.sampling = Sampling(
@@ -84,6 +84,7 @@ class Run:
       max_reply=self.shapes.reply,
       prompt_buckets=self.shapes.prompt,
       batch_buckets=tuple(self.config.sampling.batch_buckets),
+      choice_buckets=self.shapes.choices,
       end_id=tokenizer_lib.end_id(self.tokenizer),
       pad_id=tokenizer_lib.pad_id(self.tokenizer),
     )
@@ -227,7 +228,9 @@ def _examples(
 
 def _clone(run: Run, params: Any, found: list[list[warmstart.Example]]) -> Any:
   c = run.config
-  turns = warmstart.to_turns([x for e in found for x in e], run.codec)
+  turns = warmstart.to_turns(
+    [x for e in found for x in e], run.codec, run.shapes.reply
+  )
   bar = tqdm.tqdm(desc=f'cloning {len(turns)} turns', unit='update')
 
   def report(step: int, steps: int, loss: jax.Array) -> None:

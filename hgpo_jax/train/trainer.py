@@ -151,13 +151,17 @@ class _Loop:
       state, scalars = self._learner.update(state, reference, played, seed)
     turns = [turn for t in played for turn in t.turns]
     tokens = sum(turn.prompt.size + turn.reply.size for turn in turns)
-    return state, {
-      **rollout_scalars(played, c.algo.reward_scale),
-      **{f'update/{name}': value for name, value in scalars.items()},
-      'time/rollout_s': rollout_s(),
-      'time/update_s': update_s(),
-      'time/tokens_per_second': tokens / (rollout_s() + update_s()),
-    }, played
+    return (
+      state,
+      {
+        **rollout_scalars(played, c.algo.reward_scale),
+        **{f'update/{name}': value for name, value in scalars.items()},
+        'time/rollout_s': rollout_s(),
+        'time/update_s': update_s(),
+        'time/tokens_per_second': tokens / (rollout_s() + update_s()),
+      },
+      played,
+    )
 
   def _save(self, state: types.TrainState, done: int) -> None:
     meta = {
@@ -213,7 +217,9 @@ def _resumed(
 ) -> dict[str, Any] | None:
   """Returns what the newest checkpoint says, None if nothing is saved yet."""
   if store.latest() is None:
-    print(f'{store.folder} holds no checkpoint yet: starting from the beginning')
+    print(
+      f'{store.folder} holds no checkpoint yet: starting from the beginning'
+    )
     return None
   meta = store.meta()
   wrong = checkpoint.config_differences(meta['config'], config.to_dict())

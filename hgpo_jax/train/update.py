@@ -219,7 +219,8 @@ def make_train_step(
     mask = reply_mask(batch)
     over = Denominators(loss=count(mask), tokens=aggregate.count_tokens(mask))
     parts = jax.tree.map(
-      lambda x: x.reshape(-1, micro_rows, *x.shape[1:]), batch
+      lambda x: x.reshape(x.shape[0] // micro_rows, micro_rows, *x.shape[1:]),
+      batch,
     )
     filled = -(-jnp.sum(batch.mask) // micro_rows)
 

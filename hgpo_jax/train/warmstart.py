@@ -57,23 +57,28 @@ def texts(found: Iterable[Example]) -> Iterable[str]:
 
 
 def to_turns(
-  found: Sequence[Example], codec: collect.Codec
+  found: Sequence[Example], codec: collect.Codec, max_reply: int
 ) -> list[types.Turn]:
-  """Encodes the examples that are worth cloning."""
-  kept = [(m, r, reply) for m, r, reply in found if reply is not None]
+  """Encodes the examples that are worth cloning and fit into `max_reply`."""
+  kept = [
+    (message, replies, tokens)
+    for message, replies, reply in found
+    if reply is not None
+    and len(tokens := codec.replies([reply])[0]) <= max_reply
+  ]
   prompts = codec.prompts([message for message, _, _ in kept])
   return [
     types.Turn(
       prompt=np.asarray(prompt, np.int32),
-      reply=np.asarray(codec.replies([reply])[0], np.int32),
+      reply=np.asarray(tokens, np.int32),
       log_probs=np.zeros(0, np.float32),
-      choices=tuple(codec.replies(replies)),
+      choices=codec.choices(replies),
       observation='',
       action='',
       valid=True,
       reward=0.0,
     )
-    for prompt, (_, replies, reply) in zip(prompts, kept, strict=True)
+    for prompt, (_, replies, tokens) in zip(prompts, kept, strict=True)
   ]
 
 
@@ -157,4 +162,3 @@ def save(folder: pathlib.Path, params: Any) -> None:
   store = checkpoint.Checkpoints(folder)
   store.save(0, params, {})
   store.close()
-

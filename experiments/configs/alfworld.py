@@ -1,0 +1,17 @@
+"""The paper's ALFWorld setting (HGPO, K = 2) on the released games.
+
+Needs `alfworld-download` and a policy that can read; the sizes are those of
+Qwen2.5-1.5B. With `--config.policy.preset=tiny` it is a smoke test.
+"""
+
+import ml_collections
+
+from experiments.configs import base
+
+
+def get_config() -> ml_collections.ConfigDict:
+  c = base.get_config()
+  c.env.options.update(data='files', max_turns=50)
+  c.algo.options.update(depth=2, alpha=1.0, normalisation='mean_std')
+  c.eval.update(games=0, temperatures=(0.4,))
+  return c.lock()

@@ -1,0 +1,26 @@
+"""A proof in seconds that learning works: the two-turn guessing world."""
+
+import ml_collections
+
+from experiments.configs import base
+
+
+def get_config() -> ml_collections.ConfigDict:
+  c = base.get_config()
+  c.iterations = 80
+  c.env.update(world='toy', template='compact', constrained=True)
+  c.sampling.update(
+    max_reply=3,
+    prompt_buckets=(24,),
+    batch_buckets=(64,),
+    choice_buckets=(4,),
+  )
+  c.policy.update(preset='tiny', vocab_size=448, chat='short')
+  c.policy.update(layers=1, width=32, ff_width=64)
+  c.rollout.update(groups=8, group_size=8, rows=64)
+  c.warmstart.update(tokenizer_games=12)
+  c.loss.update(old_log_probs='sampler', kl_coef=0.0, entropy_coef=0.0)
+  c.optim.update(learning_rate=3e-3, minibatch=128, microbatch=128, b2=0.98)
+  c.eval.update(games=0, splits=('train', 'valid'), temperatures=(1.0,))
+  c.samples_every = 0
+  return c.lock()

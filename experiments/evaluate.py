@@ -1,0 +1,101 @@
+"""Plays every game of a split with a trained policy and prints the table.
+
+`python -m experiments.evaluate --checkpoint=runs/alfworld_tiny
+--split=valid_seen` plays the released games under $ALFWORLD_DATA, each once.
+"""
+
+from __future__ import annotations
+
+import json
+import pathlib
+import sys
+from collections.abc import Sequence
+
+import ml_collections
+from absl import app, flags
+
+from envs.base import EnvError
+from hgpo_jax.policy import tokenizer as tokenizer_lib
+from hgpo_jax.policy.sampling import Sampling
+from hgpo_jax.train import checkpoint, evaluate, metrics, tasks, trainer
+from hgpo_jax.train import run as run_lib
+
+_CHECKPOINT = flags.DEFINE_string(
+  'checkpoint', None, 'Folder of a training run.', required=True
+)
+_STEP = flags.DEFINE_integer('step', None, 'Iteration; default: the newest.')
+_SPLIT = flags.DEFINE_string('split', 'valid_seen', 'Split to play.')
+_DATA = flags.DEFINE_enum(
+  'data', 'files', ['files', 'generated'], 'Released or generated games.'
+)
+_ROOT = flags.DEFINE_string(
+  'root', '', 'Folder that holds json_2.1.1/; default: $ALFWORLD_DATA.'
+)
+_GAMES = flags.DEFINE_integer('games', 0, 'How many; 0 plays the whole split.')
+_MAX_TURNS = flags.DEFINE_integer('max_turns', 50, 'Step limit of an episode.')
+_TEMPERATURE = flags.DEFINE_float('temperature', 0.4, 'Of sampling.')
+_SEED = flags.DEFINE_integer('seed', 123, 'Of sampling.')
+_TEMPLATE = flags.DEFINE_string(
+  'template_file', '', "JSON template; default: the run's own words."
+)
+_ENGINE = flags.DEFINE_enum(
+  'engine', 'fast', ['fast', 'textworld'], 'Which engine plays.'
+)
+
+
+def main(argv: Sequence[str]) -> None:
+  if len(argv) > 1:
+    raise app.UsageError(f'unknown arguments {argv[1:]}')
+  try:
+    result = run()
+  except (checkpoint.CheckpointError, EnvError, ValueError) as error:
+    sys.exit(f'{type(error).__name__}: {error}')
+  print(evaluate.table(result))
+
+
+def run() -> dict:
+  """Plays and writes `evaluation_<split>.json` beside the checkpoints."""
+  folder = pathlib.Path(_CHECKPOINT.value)
+  with checkpoint.opened(folder / 'checkpoints') as store:
+    config = ml_collections.ConfigDict(store.meta(_STEP.value)['config'])
+    if config.env.world == 'alfworld':
+      config.env.options.update(
+        data=_DATA.value,
+        root=_ROOT.value,
+        engine=_ENGINE.value,
+        max_turns=_MAX_TURNS.value,
+      )
+    if _TEMPLATE.value:
+      config.env.template_file = _TEMPLATE.value
+    with trainer.open_seat(config) as seat:
+      tokenizer = tokenizer_lib.load(folder / 'tokenizer')
+      run = run_lib.Run(config, seat, tokenizer)
+      params = store.restore_params(run.init_params(), _STEP.value)
+      numbers = tasks.eval_tasks(
+        _GAMES.value, seat.world.num_tasks(_SPLIT.value)
+      )
+      played = run.player.play(
+        params,
+        [seat.make_task(_SPLIT.value, n) for n in numbers],
+        run_lib.key_of(_SEED.value, run_lib.EVALUATION),
+        Sampling(_TEMPERATURE.value),
+      )
+      result = evaluate.summarise(played, seat.world.kind)
+  path = folder / f'evaluation_{_SPLIT.value}_{_DATA.value}.json'
+  metrics.write_json(path, {**flags_used(), **result})
+  print(json.dumps({'written': str(path)}))
+  return result
+
+
+def flags_used() -> dict:
+  return {
+    'split': _SPLIT.value,
+    'data': _DATA.value,
+    'temperature': _TEMPERATURE.value,
+    'seed': _SEED.value,
+    'max_turns': _MAX_TURNS.value,
+  }
+
+
+if __name__ == '__main__':
+  app.run(main)

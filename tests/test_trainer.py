@@ -1,44 +1,175 @@
 """The whole loop on a tiny world: it learns, and a resumed run is unbroken."""
 
 import json
+import os
+import pathlib
+import random
 import signal
 import subprocess
 import sys
+import time
 
+import jax
 import numpy as np
 import pytest
 
 from experiments.configs import toy
 from hgpo_jax.train import checkpoint, trainer
 
+ROOT = pathlib.Path(__file__).resolve().parents[1]
+
 
 def config(**changes):
   c = toy.get_config().unlock()
-  c.update_from_flattened_dict(changes)
+  c.update_from_flattened_dict(
+    {name.replace('__', '.'): value for name, value in changes.items()}
+  )
   return c
 
 
-def lines(folder):
-  """The records of a run without their timing."""
-  records = map(json.loads, (folder / 'metrics.jsonl').read_text().splitlines())
+def records(folder):
+  """The metrics of a run without their timing."""
+  lines = map(json.loads, (folder / 'metrics.jsonl').read_text().splitlines())
   return [
-    {k: v for k, v in r.items() if not k.startswith('time/')} for r in records
+    {k: v for k, v in r.items() if not k.startswith('time/')} for r in lines
   ]
 
 
-def test_hgpo_learns_from_random_init_and_its_negation_unlearns(tmp_path):
-  summary = trainer.train(config(), tmp_path / 'up')
+def results(folder):
+  summary = json.loads((folder / 'summary.json').read_text())
+  del summary['seconds']
+  return summary
+
+
+@pytest.fixture(scope='module')
+def learned(tmp_path_factory):
+  folder = tmp_path_factory.mktemp('runs') / 'up'
+  return folder, trainer.train(config(), folder)
+
+
+def test_hgpo_learns_from_random_init(learned):
+  folder, summary = learned
   before, after = summary['warm_start'], summary['final']
-  assert before['valid']['1.0']['success'] < 0.5
+  assert before['train']['1.0']['success'] < 0.3
   assert after['train']['1.0']['success'] >= 0.9
   assert after['valid']['1.0']['success'] >= 0.9
-  first = lines(tmp_path / 'up')[0]
+  assert [r['step'] for r in records(folder)] == list(range(80))
+  assert (folder / 'config.json').exists()
+  assert list((folder / 'tensorboard').iterdir())
+
+
+def test_negated_advantages_unlearn(learned, tmp_path):
+  """From a policy that has learned: its own checkpoint, the sign turned."""
+  folder, summary = learned
+  c = config(algo__advantage_sign=-1.0, iterations=100)
+  with checkpoint.opened(folder / 'checkpoints') as store:
+    before = store.meta()
+    with trainer.open_seat(c) as seat:
+      state, played = unlearn(c, seat, folder, store)
+  assert before['step'] == 80
+  won = np.mean([t.won for t in played])
+  assert won < summary['final']['train']['1.0']['success'] - 0.3
+
+
+def unlearn(c, seat, folder, store):
+  from hgpo_jax.train import run as run_lib
+  from hgpo_jax.train import update
+  from hgpo_jax.train.learner import Learner
+
+  run, reference = run_lib.warm_start(c, seat, folder)
+  learner = Learner(c, run.score(1.0), run.shapes)
+  params = jax.tree.map(lambda x: x.copy(), reference)
+  state = store.restore(update.init_state(params, learner.optimizer))
+  for step in range(80, 95):
+    played = run.rollout(state.params, step)
+    state, _ = learner.update(state, reference, played, (0, step))
+  return state, run.rollout(state.params, 95)
+
+
+@pytest.mark.parametrize('constrained', [True, False])
+@pytest.mark.parametrize('temperature', [1.0, 0.4])
+def test_nothing_has_moved_before_the_first_update(
+  tmp_path, temperature, constrained
+):
+  c = config(
+    iterations=1,
+    sampling__temperature=temperature,
+    env__constrained=constrained,
+    eval__games=-1,
+    loss__kl_coef=0.01,
+  )
+  trainer.train(c, tmp_path / 'run')
+  (first,) = records(tmp_path / 'run')
   assert first['update/first_ratio_error'] < 1e-5
-  assert first['update/first_kl_ref'] < 1e-7
-  down = trainer.train(
-    config(**{'algo.advantage_sign': -1.0, 'iterations': 10}), tmp_path / 'down'
-  )
-  assert (
-    down['final']['train']['1.0']['success']
-    < before['train']['1.0']['success'] + 1e-9
-  )
+  assert first['update/first_kl_ref'] < 1e-9
+
+
+def test_a_killed_run_resumes_to_the_same_numbers(tmp_path):
+  """SIGKILL at a random moment, then --resume, against an unbroken run."""
+  flags = [
+    f'--config={ROOT}/experiments/configs/toy.py',
+    '--config.iterations=400',
+    '--config.checkpoint.every=3',
+  ]
+
+  def start(name, *more):
+    # The warm start is cached beside the run: each has its own.
+    return subprocess.Popen(
+      [sys.executable, '-m', 'experiments.train', *flags,
+       f'--config.run_dir={tmp_path / name / "run"}', *more],
+      cwd=ROOT,
+      stdout=subprocess.DEVNULL,
+      stderr=subprocess.DEVNULL,
+      env={**os.environ, 'JAX_PLATFORMS': 'cpu'},
+    )  # fmt: skip
+
+  broken = start('broken')
+  metrics = tmp_path / 'broken' / 'run' / 'metrics.jsonl'
+  stop_at = random.randint(5, 200)
+  while broken.poll() is None and (
+    not metrics.exists() or metrics.read_text().count('\n') < stop_at
+  ):
+    time.sleep(0.02)
+  assert broken.poll() is None, 'the run ended before it could be killed'
+  broken.kill()
+  broken.wait()
+  resumed, whole = start('broken', '--resume'), start('whole')
+  assert resumed.wait() == whole.wait() == 0
+  folders = [tmp_path / name / 'run' for name in ('broken', 'whole')]
+  assert records(folders[0]) == records(folders[1])
+  assert results(folders[0]) == results(folders[1])
+
+
+def test_ctrl_c_saves_and_says_how_to_resume(tmp_path):
+  run = subprocess.Popen(
+    [sys.executable, '-m', 'experiments.train',
+     f'--config={ROOT}/experiments/configs/toy.py',
+     '--config.iterations=100000', '--config.eval.games=-1',
+     f'--config.run_dir={tmp_path / "run"}'],
+    cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
+  )  # fmt: skip
+  metrics = tmp_path / 'run' / 'metrics.jsonl'
+  while run.poll() is None and not metrics.exists():
+    time.sleep(0.1)
+  run.send_signal(signal.SIGINT)
+  _, said = run.communicate(timeout=60)
+  assert run.returncode != 0
+  assert '--resume' in said and 'Interrupted' in said
+  with checkpoint.opened(tmp_path / 'run' / 'checkpoints') as store:
+    assert store.meta()['step'] == len(records(tmp_path / 'run'))
+
+
+def test_a_resumed_run_must_have_the_same_config(learned):
+  folder, _ = learned
+  other = config(iterations=90, optim__learning_rate=1e-5)
+  with pytest.raises(
+    checkpoint.CheckpointError, match='optim.learning_rate: 0.003 -> 1e-05'
+  ):
+    trainer.train(other, folder, resume=True)
+
+
+def test_a_mistyped_name_lists_what_there_is(tmp_path):
+  with pytest.raises(ValueError, match="'hgpoo'.*hgpo"):
+    trainer.train(config(algo__estimator='hgpoo'), tmp_path / 'a')
+  with pytest.raises(ValueError, match='policy.preset'):
+    trainer.train(config(policy__preset='big'), tmp_path / 'b')

@@ -62,6 +62,10 @@ class Checkpoints:
       options=ocp.CheckpointManagerOptions(
         max_to_keep=keep, enable_async_checkpointing=False
       ),
+      item_handlers={
+        'state': ocp.StandardCheckpointHandler(),
+        'meta': ocp.JsonCheckpointHandler(),
+      },
     )
 
   def latest(self) -> int | None:

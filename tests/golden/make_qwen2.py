@@ -6,9 +6,9 @@ Run once, where PyTorch is installed; the test that reads the file needs none:
   python tests/golden/make_qwen2.py
 
 The weights are drawn here in our own layout (blocks stacked along axis 0, a
-kernel is [inputs, outputs]) and copied into `Qwen2ForCausalLM`. Two files'
-worth of arrays go into one: `tied/...` and `untied/...` logits of the same
-weights, the latter with a head of its own.
+kernel is [inputs, outputs]) and copied into `Qwen2ForCausalLM`. The file holds
+the logits of these weights twice: `tied`, with the embedding as the head, and
+`untied`, with a head of its own.
 """
 
 import pathlib

@@ -1,4 +1,4 @@
-"""Packaging of hgpo_jax; constraints.txt holds the exact set that was tested."""
+"""Packaging; constraints.txt holds the exact set that was tested."""
 
 import pathlib
 

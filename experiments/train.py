@@ -44,7 +44,9 @@ def main(argv: Sequence[str]) -> None:
 
 
 def _default_folder(seed: int) -> str:
-  name = pathlib.Path(flags.FLAGS['config'].config_filename).stem
+  name = pathlib.Path(
+    config_flags.get_config_filename(flags.FLAGS['config'])
+  ).stem
   return f'runs/{name}' + (f'_seed{seed}' if seed else '')
 
 

@@ -10,7 +10,7 @@ import dataclasses
 from collections.abc import Hashable
 from typing import Any
 
-import chex
+import flax.struct
 import jax
 import numpy as np
 
@@ -59,7 +59,7 @@ class Trajectory:
   truncated: bool
 
 
-@chex.dataclass(frozen=True)
+@flax.struct.dataclass
 class Batch:
   """Rows of one size, ready for the learner; padding rows have mask False.
 
@@ -84,7 +84,7 @@ class Batch:
   mask: jax.Array
 
 
-@chex.dataclass(frozen=True)
+@flax.struct.dataclass
 class TrainState:
   """What the optimiser changes.
 

@@ -52,35 +52,27 @@ def test_estimator_rows_discount_and_penalise_only_the_row_itself():
 def test_pack_pads_prompts_left_and_replies_right():
   turns = [turn(3, 2, choices=((50, 51), (9,), (8,))), turn(6, 3), turn(20, 1)]
   table = np.arange(9, dtype=np.float32).reshape(3, 3)
-  batch = batching.pack(
-    turns, np.array([1.0, 2.0, 3.0]), table, -table, np.array([1, 0]), SHAPES, 4
+  columns = batching.Columns(np.array([1.0, 2.0, 3.0]), table, -table)
+  parts, (short, long) = batching.pack(
+    turns, columns, np.array([1, 2, 0]), SHAPES, 4
   )
-  assert batch.tokens.shape == (4, 8 + 3)
-  assert batch.tokens[1].tolist() == [0] * 5 + [1, 2, 3, 50, 51, 0]
-  assert batch.valid[1].tolist() == [False] * 5 + [True] * 5 + [False]
-  assert batch.choices.shape == (4, 4, 3)  # three choices
-  assert batch.choices[1, 0].tolist() == [50, 51, -1]
-  assert (batch.choices[0] == -1).all()
-  assert batch.mask.tolist() == [True, True, False, False]
-  assert batch.advantages.tolist() == [2, 1, 0, 0]
-  np.testing.assert_array_equal(batch.ref_log_probs[:2], table[[1, 0]])
-  np.testing.assert_array_equal(batch.old_log_probs[:2], -table[[1, 0]])
-  small = batching.pack(
-    turns, np.ones(3), table, table, np.array([0]), SHAPES, 2
-  )
-  assert small.tokens.shape == (2, 4 + 3)
-  long = batching.pack(
-    turns, np.ones(3), table, table, np.array([2]), SHAPES, 2
-  )
-  assert long.tokens[0, :8].tolist() == list(range(13, 21))  # newest tokens
+  assert [part.tolist() for part in parts] == [[0], [1, 2]]
+  assert short.tokens.shape == (4, 4 + 3) and long.tokens.shape == (4, 8 + 3)
+  assert short.tokens[0].tolist() == [0, 1, 2, 3, 50, 51, 0]
+  assert short.valid[0].tolist() == [False] + [True] * 5 + [False]
+  assert short.mask.tolist() == [True, False, False, False]
+  assert short.choices.shape == (4, 4, 3)  # three choices
+  assert short.choices[0, 0].tolist() == [50, 51, -1]
+  assert (long.choices == -1).all()
+  assert long.tokens[1, :8].tolist() == list(range(13, 21))  # newest tokens
+  assert long.advantages.tolist() == [2, 3, 0, 0]
+  np.testing.assert_array_equal(long.old_log_probs[:2], table[[1, 2]])
+  np.testing.assert_array_equal(long.ref_log_probs[:2], -table[[1, 2]])
 
 
 @pytest.mark.parametrize('rows, size', [(1, 4), (10, 4), (17, 8)])
 def test_minibatches_hold_every_row_once_in_even_parts(rows, size):
-  lengths = np.random.default_rng(0).integers(1, 9, rows)
-  parts = list(batching.minibatches(lengths, size, (0, 1)))
+  parts = batching.minibatches(rows, size, (0, 1))
   assert sorted(np.concatenate(parts)) == list(range(rows))
   assert max(map(len, parts)) <= size
   assert max(map(len, parts)) - min(map(len, parts)) <= 1
-  for part in parts:
-    assert (np.diff(lengths[part]) >= 0).all()

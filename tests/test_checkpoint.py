@@ -58,4 +58,7 @@ def test_config_differences_name_fields_and_spare_free_ones():
   saved = {'iterations': 1, 'optim': {'lr': 0.1, 'b': (1, 2)}, 'seed': 0}
   given = {'iterations': 2, 'optim': {'lr': 0.2, 'b': [1, 2]}, 'new': 1}
   assert checkpoint.config_differences(saved, given) == [
-    "new: 'absent' -> 1", 'optim.lr: 0.1 -> 0.2', "seed: 0 -> 'absent'"]  # fmt: skip
+    "new: 'absent' -> 1",
+    'optim.lr: 0.1 -> 0.2',
+    "seed: 0 -> 'absent'",
+  ]

@@ -29,7 +29,8 @@ def make(method=None, **changes):
 
 @pytest.fixture(scope='module')
 def params():
-  params = qwen2.init_params(CONFIG, jax.random.key(0))
+  init = jax.jit(qwen2.init_params, static_argnums=0)
+  params = init(CONFIG, jax.random.key(0))
   return jax.tree.map(lambda a: a * 10 if a.ndim > 1 else a, params)
 
 
@@ -80,8 +81,6 @@ def test_top_1_is_greedy(params):
 
 
 def test_padding_follows_the_end(params):
-  # Biased to end soon: otherwise few of the 40 tokens would be END.
-  out = make(Sampling(3.0))(params, random_prompts(8), row_keys(8))
   choices = [[[5, END], [6, 7, END]]] * 8
   out = make()(params, random_prompts(8), row_keys(8), choices)
   assert set(out.lengths) == {2, 3}
@@ -113,7 +112,7 @@ def test_rows_do_not_see_each_other(params):
 def test_buckets_agree(params):
   prompts, keys = random_prompts(6), row_keys(6)
   small = make()(params, prompts, keys)
-  large = make(prompt_buckets=(16,), batch_buckets=(4,))(params, prompts, keys)
+  large = make(prompt_buckets=(16,))(params, prompts, keys)
   np.testing.assert_array_equal(small.tokens, large.tokens)
   np.testing.assert_allclose(small.log_probs, large.log_probs, atol=1e-5)
 
@@ -144,24 +143,23 @@ def test_replies_stay_among_the_choices(params):
 
 
 def test_compilations_are_bounded_and_shared(params):
-  buckets = dict(prompt_buckets=(8, 16), batch_buckets=(2, 8))
+  buckets = {'prompt_buckets': (8, 16)}
   hot, cold = make(Sampling(1.0), **buckets), make(Sampling(0.5), **buckets)
   before = generate.decode._cache_size()
-  for n, longest in [(1, 3), (2, 8), (5, 4), (8, 16), (8, 12), (2, 16), (9, 9)]:
-    prompts = random_prompts(n, longest=longest)
-    prompts[0] = [3] * longest
+  for n, longest in [(1, 3), (5, 8), (8, 9), (2, 16), (17, 12), (9, 4)]:
+    prompts = [[3] * longest for _ in range(n)]
     hot(params, prompts, row_keys(n))
     cold(params, prompts, row_keys(n))
-  compiled = generate.decode._cache_size() - before
-  assert hot.num_compilations == cold.num_compilations == 4
-  assert compiled <= 4  # others may have been compiled by the tests above
-  assert hot.max_compilations == 2 * 2 * 2
+  assert generate.decode._cache_size() - before <= 2
+  assert hot.num_compilations == cold.num_compilations == 2
+  assert hot.max_compilations == 2 * 1 * (1 + 1)
 
 
 def test_long_prompts_lose_their_first_tokens(params):
   generator = make()
   prompt = list(range(2, 22))
-  out = generator(params, [prompt, prompt[-8:]], row_keys(1).repeat(2))
+  keys = jax.numpy.stack([jax.random.key(4)] * 2)
+  out = generator(params, [prompt, prompt[-8:]], keys)
   assert generator.num_truncated == 1
   np.testing.assert_array_equal(out.tokens[0], out.tokens[1])
 

@@ -32,7 +32,8 @@ prefill = jax.jit(qwen2.prefill, static_argnames=('config', 'slots', 'last'))
 @pytest.fixture(scope='module')
 def params():
   """Larger than at initialisation, so that attention is far from uniform."""
-  params = qwen2.init_params(CONFIG, jax.random.key(0))
+  init = jax.jit(qwen2.init_params, static_argnums=0)
+  params = init(CONFIG, jax.random.key(0))
   return jax.tree.map(lambda a: a * 20 if a.ndim > 1 else a, params)
 
 

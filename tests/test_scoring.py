@@ -8,7 +8,7 @@ import pytest
 from hgpo_jax.policy import generate, qwen2, sampling, scoring
 
 CONFIG = qwen2.Config(40, 16, 32, 2, 4, 2, 4, dtype='float32')
-END, PAD, R, P = 1, 0, 4, 8
+END, PAD, R, P, B = 1, 0, 5, 8, 8
 PROMPTS = [[5, 6, 7], [8, 9, 10, 11, 12, 13], [14], [15, 16, 17, 18]]
 CHOICES = [
   [[20, 21, END], [20, 22, 23, END], [24, END]],
@@ -20,13 +20,14 @@ CHOICES = [
 score = jax.jit(
   scoring.score,
   static_argnums=0,
-  static_argnames=('prompt_len', 'temperature'),
+  static_argnames=('prompt_len',),
 )
 
 
 @pytest.fixture(scope='module')
 def params():
-  params = qwen2.init_params(CONFIG, jax.random.key(0))
+  init = jax.jit(qwen2.init_params, static_argnums=0)
+  params = init(CONFIG, jax.random.key(0))
   return jax.tree.map(lambda a: a * 10 if a.ndim > 1 else a, params)
 
 
@@ -39,17 +40,20 @@ def generated(params, temperature, choices):
     end_id=END,
     pad_id=PAD,
     prompt_buckets=(P,),
-    batch_buckets=(4,),
+    batch_buckets=(B,),
     choice_buckets=(4,),
   )
   keys = jax.random.split(jax.random.key(7), len(PROMPTS))
   out = generator(params, PROMPTS, keys, choices)
-  prompt, valid = generate.pack_prompts(PROMPTS, 4, P, PAD)
-  said = np.arange(R) < out.lengths[:, None]
-  tokens = np.concatenate([prompt, out.tokens], axis=1)
+  prompt, valid = generate.pack_prompts(PROMPTS, B, P, PAD)
+  said = np.zeros((B, R), bool)
+  said[: len(PROMPTS)] = np.arange(R) < out.lengths[:, None]
+  reply = np.full((B, R), PAD, np.int32)
+  reply[: len(PROMPTS)] = out.tokens
+  tokens = np.concatenate([prompt, reply], axis=1)
   packed = None
   if choices is not None:
-    packed = generate.pack_choices(choices, 4, 4, R)
+    packed = generate.pack_choices(choices, B, 4, R)
   return out, tokens, np.concatenate([valid, said], axis=1), packed
 
 
@@ -67,7 +71,8 @@ def test_equals_generation(params, temperature, choices):
     choices=packed,
   )
   assert out.log_probs.min() < -0.1  # there is something to compare
-  np.testing.assert_allclose(scores.log_probs, out.log_probs, atol=1e-5)
+  real = scores.log_probs[: len(PROMPTS)]
+  np.testing.assert_allclose(real, out.log_probs, atol=1e-5)
   padding = ~valid[:, P:]
   assert (scores.log_probs[padding] == 0).all()
   assert (scores.entropy[padding] == 0).all()
@@ -103,7 +108,7 @@ def test_forced_tokens_score_0_without_gradient(params):
     return jnp.sum(keep * (scores.log_probs + scores.entropy)), scores
 
   grad = jax.jit(jax.grad(total, has_aux=True))
-  forced_row = jnp.arange(4)[:, None] == 2
+  forced_row = jnp.arange(B)[:, None] == 2
   gradient, scores = grad(params, forced_row)
   assert (scores.log_probs[2] == 0).all() and (scores.entropy[2] == 0).all()
   assert all((g == 0).all() for g in jax.tree.leaves(gradient))

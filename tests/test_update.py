@@ -51,7 +51,7 @@ def step(loss=None, micro=2, sgd=1.0):
   loss = loss or update.PolicyLoss(kl_coef=0.0, entropy_coef=0.0)
   optimizer = optax.sgd(sgd)
   fn = update.make_train_step(score, loss, optimizer, micro)
-  return lambda b: fn(update.init_state(params(), optimizer), b)
+  return lambda *b: fn(update.init_state(params(), optimizer), b)
 
 
 def test_the_first_gradient_is_that_of_the_plain_policy_gradient():
@@ -83,6 +83,23 @@ def test_micro_batches_change_nothing(aggregation):
     jax.tree.leaves((whole, one)), jax.tree.leaves((parts, many)), strict=True
   ):
     np.testing.assert_allclose(a, b, atol=1e-5)
+
+
+def test_a_mini_batch_in_two_parts_is_the_same_mini_batch():
+  data = batch(real=ROWS)
+  whole = step()(data)
+  halves = [jax.tree.map(lambda x, h=h: x[h::2], data) for h in (0, 1)]
+  for a, b in zip(
+    jax.tree.leaves(whole), jax.tree.leaves(step()(*halves)), strict=True
+  ):
+    np.testing.assert_allclose(a, b, atol=1e-5)
+
+
+def test_the_scorer_scores_every_row_and_no_padding():
+  data = batch()
+  (log_probs,) = update.make_scorer(score, 2)(params(), (data,))
+  np.testing.assert_allclose(log_probs[:6], data.old_log_probs[:6], atol=1e-6)
+  assert not np.asarray(log_probs[6:]).any()
 
 
 def test_padding_changes_nothing():
@@ -125,9 +142,12 @@ def test_the_entropy_bonus_flattens_and_the_reference_pulls_back():
 
 def test_decay_spares_norms_and_biases():
   tree = {
-    'layers': {'attention_norm': {'scale': 1}, 'q_proj': {'bias': 1, 'kernel': 1}},
+    'layers': {
+      'attention_norm': {'scale': 1},
+      'q_proj': {'bias': 1, 'kernel': 1},
+    },
     'embed': 1,
-  }  # fmt: skip
+  }
   assert update.decay_mask(tree) == {
     'layers': {
       'attention_norm': {'scale': False},

@@ -1,12 +1,14 @@
-"""ALFWorld as a world: generated or released games, either engine, an expert."""
+"""ALFWorld as a world: games from files or a seed, two engines, an expert."""
 
 from __future__ import annotations
 
+import dataclasses
 import functools
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from envs.agent import Template
 from envs.alfworld import expert, games
 from envs.alfworld.engine import Engine
 from envs.alfworld.game import TASK_TYPES, Game
@@ -16,13 +18,16 @@ from envs.alfworld.textworld import TextworldEngine
 from envs.base import GameError, ResetNeeded, Step, Task, UnknownTask
 from envs.world import Demonstrated
 
-ENGINES = {'fast': Engine, 'textworld': TextworldEngine}
+ENGINES: dict[str, Callable[[Game], Engine | TextworldEngine]] = {
+  'fast': Engine,
+  'textworld': TextworldEngine,
+}
 
 
 class AlfWorld:
   """Tasks are games: the index-th of a split, generated or read from files."""
 
-  templates = TEMPLATES
+  templates: Mapping[str, Template] = TEMPLATES
 
   def __init__(
     self,
@@ -60,10 +65,9 @@ class AlfWorld:
     self._engine, self._max_turns = ENGINES[engine], max_turns
     self._task_types, self._game_seed = tuple(task_types), game_seed
     self._shuffle_search = shuffle_search
-    fields: dict[str, Any] = {**vars(SPECS[family]), **(size or {})}
-    fields['task_types'] = self._task_types
-    self._spec = GameSpec(
-      **{k: v if v is None else tuple(v) for k, v in fields.items()}
+    changes: dict[str, Any] = {k: tuple(v) for k, v in (size or {}).items()}
+    self._spec: GameSpec = dataclasses.replace(
+      SPECS[family], task_types=self._task_types, **changes
     )
     self._paths = functools.cache(self._list_files)
     # Groups reset the same game many times.

@@ -51,7 +51,7 @@ class World:
     self.names = display_names(self.facts)
     self.id_of = {name: id_ for id_, name in self.names.items()}
     self.kinds = _kinds(self.facts)
-    self.agent, self.start = _agent(self.facts)
+    self.agent = _agent(self.facts)
     self.place = _places(self.facts)
     self.receptacles_at: dict[str, tuple[str, ...]]
     self.receptacles_at = collections.defaultdict(tuple)
@@ -175,13 +175,13 @@ def _kinds(facts: Facts) -> dict[str, tuple[str, ...]]:
   return kinds
 
 
-def _agent(facts: Facts) -> tuple[str, str]:
+def _agent(facts: Facts) -> str:
   if len(facts['atlocation']) != 1:
     raise pddl.unsupported(
       f'a problem where agents start at {len(facts["atlocation"])} places'
     )
-  [(agent, place)] = facts['atlocation']
-  return agent, place
+  [(agent, _)] = facts['atlocation']
+  return agent
 
 
 def _places(facts: Facts) -> dict[str, str]:

@@ -13,7 +13,7 @@ def get_config() -> ml_collections.ConfigDict:
   c.sampling.update(
     max_reply=8,
     prompt_buckets=(32, 48, 64, 96),
-    batch_buckets=(32, 128),
+    batch_buckets=(8, 32),
     choice_buckets=(16, 32, 64),
   )
   c.policy.update(preset='tiny', vocab_size=1024, chat='short')
@@ -22,7 +22,7 @@ def get_config() -> ml_collections.ConfigDict:
   c.optim.update(
     learning_rate=3e-4,
     minibatch=512,
-    microbatch=256,
+    microbatch=32,
     warmup_steps=10,
     b2=0.98,
   )

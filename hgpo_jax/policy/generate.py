@@ -58,8 +58,7 @@ class _Decoding:
     tokens: `[B, R]` int32.
     log_probs: `[B, R]` float32.
     done: `[B]` bool.
-    open_: `[B, A]` bool, allowed replies that agree so far; None if any reply
-      is allowed.
+    open_: `[B, A]` bool, allowed replies that agree so far.
   """
 
   position: Array
@@ -67,7 +66,7 @@ class _Decoding:
   tokens: Array
   log_probs: Array
   done: Array
-  open_: Array | None
+  open_: Array
 
 
 @functools.partial(
@@ -79,7 +78,7 @@ def decode(
   tokens: Array,
   valid: Array,
   keys: Array,
-  choices: Array | None,
+  choices: Array,
   temperature: Array | float,
   *,
   config: qwen2.Config,
@@ -95,7 +94,7 @@ def decode(
     tokens: `[B, P]` int32, padded on the left.
     valid: `[B, P]` bool; a row without any valid token is filler.
     keys: `[B, 2]` uint32; the token at position r uses `fold_in(key, r)`.
-    choices: `[B, A, R]` int32 as in `sampling.start_choices`, or None.
+    choices: `[B, A, R]` int32 as in `sampling.start_choices`; A may be 0.
     temperature: positive; traced, so that temperatures share a compilation.
     config: the model's size.
     method: truncation, and whether greedy.
@@ -109,11 +108,10 @@ def decode(
 
   def emit(state: _Decoding, hidden: Array) -> _Decoding:
     """Draws the next token of every row from its `hidden [B, D]`."""
-    here, allowed = state.position, None
-    if choices is not None:
-      allowed = sampling.allowed_tokens(
-        choices, state.open_, here, config.vocab_size
-      )
+    here = state.position
+    allowed = sampling.allowed_tokens(
+      choices, state.open_, here, config.vocab_size
+    )
     scored = sampling.scored_log_probs(
       qwen2.logits(config, params, hidden), temperature, allowed
     )
@@ -122,15 +120,13 @@ def decode(
     log_prob = jnp.take_along_axis(scored, token[:, None], axis=1)[:, 0]
     token = jnp.where(state.done, pad_id, token).astype(jnp.int32)
     log_prob = jnp.where(state.done, 0.0, log_prob)
-    open_ = state.open_
-    if choices is not None:
-      open_ = sampling.advance_choices(choices, open_, here, token)
-    return state.replace(
+    return dataclasses.replace(
+      state,
       position=here + 1,
       tokens=state.tokens.at[:, here].set(token),
       log_probs=state.log_probs.at[:, here].set(log_prob),
       done=state.done | (token == end_id),
-      open_=open_,
+      open_=sampling.advance_choices(choices, state.open_, here, token),
     )
 
   def step(state: _Decoding) -> _Decoding:
@@ -138,7 +134,8 @@ def decode(
     hidden, cache = qwen2.forward(
       config, params, newest, jnp.ones((rows, 1), bool), state.cache
     )
-    return emit(state.replace(cache=cache), hidden[:, 0])
+    assert cache is not None  # one was given
+    return emit(dataclasses.replace(state, cache=cache), hidden[:, 0])
 
   def unfinished(state: _Decoding) -> Array:
     return (state.position < max_reply) & ~jnp.all(state.done)
@@ -153,7 +150,7 @@ def decode(
     tokens=jnp.full((rows, max_reply), pad_id, jnp.int32),
     log_probs=jnp.zeros((rows, max_reply), jnp.float32),
     done=~jnp.any(valid, axis=1),
-    open_=None if choices is None else sampling.start_choices(choices),
+    open_=sampling.start_choices(choices),
   )
   end = jax.lax.while_loop(unfinished, step, emit(start, hidden[:, 0]))
   return end.tokens, end.log_probs
@@ -244,7 +241,7 @@ class Generator:
         params,
         [prompts[i] for i in piece],
         keys[piece],
-        None if choices is None else [choices[i] for i in piece],
+        [] if choices is None else [choices[i] for i in piece],
       )
       for piece in pieces
     ]
@@ -255,23 +252,29 @@ class Generator:
       log_probs[piece] = np.asarray(answer[1])[: len(piece)]
     return Completions(tokens, log_probs, self._lengths(tokens))
 
-  def _run(self, params, prompts, keys, choices):
+  def _run(
+    self,
+    params: qwen2.Params,
+    prompts: Sequence[Tokens],
+    keys: np.ndarray,
+    choices: Sequence[Sequence[Tokens]],
+  ) -> tuple[Array, Array]:
     """Pads one batch to its bucket and starts it."""
     rows = _bucket(self._batch_buckets, len(prompts))
     longest = max(len(p) for p in prompts)
     columns = _bucket(self._prompt_buckets, longest)
     self.num_truncated += sum(len(p) > columns for p in prompts)
     tokens, valid = pack_prompts(prompts, rows, columns, self._pad_id)
-    packed = None if choices is None else self._pack(choices, rows)
-    self.shapes.add((rows, columns, 0 if packed is None else packed.shape[1]))
+    packed = self._pack(choices, rows)
+    self.shapes.add((rows, columns, packed.shape[1]))
     padded_keys = np.zeros((rows, keys.shape[1]), keys.dtype)
     padded_keys[: len(keys)] = keys
     return self._decode(
       params, tokens, valid, padded_keys, packed, self._temperature
     )
 
-  def _pack(self, choices, rows):
-    most = max(len(c) for c in choices)
+  def _pack(self, choices: Sequence[Sequence[Tokens]], rows: int) -> np.ndarray:
+    most = max(map(len, choices), default=0)
     if most > self._choice_buckets[-1]:
       raise ValueError(
         f'{most} allowed replies for one prompt, but the largest of '
@@ -283,10 +286,10 @@ class Generator:
         f'allowed replies end with tokens {sorted(map(str, ends))}: each must '
         f'end with end_id={self._end_id}.'
       )
-    width = _bucket(self._choice_buckets, most)
+    width = _bucket(self._choice_buckets, most) if choices else 0
     return pack_choices(choices, rows, width, self._max_reply)
 
-  def _lengths(self, tokens):
+  def _lengths(self, tokens: np.ndarray) -> np.ndarray:
     ended = tokens == self._end_id
     first = np.argmax(ended, axis=1) + 1
     lengths = np.where(ended.any(axis=1), first, self._max_reply)
@@ -381,7 +384,11 @@ def _raw_keys(row_keys: Any) -> np.ndarray:
   return np.asarray(row_keys)
 
 
-def _check_request(prompts, keys, choices):
+def _check_request(
+  prompts: Sequence[Tokens],
+  keys: np.ndarray,
+  choices: Sequence[Sequence[Tokens]] | None,
+) -> None:
   if len(keys) != len(prompts) or keys.ndim != 2:
     raise ValueError(
       f'row_keys of shape {keys.shape} for {len(prompts)} prompts: pass one '

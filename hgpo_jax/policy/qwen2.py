@@ -32,6 +32,7 @@ from jax import Array
 Params = dict[str, Any]  # nested dict of arrays; leaves of blocks are stacked
 
 INIT_STD = 0.02  # of every matrix, as in the released models
+SHALLOW = 8  # blocks; in deeper models skipping work in one saves too little
 MASKED = -1e30  # finite, so that a row without any valid key gives no NaN
 
 
@@ -67,7 +68,7 @@ class Config:
   dtype: str = 'bfloat16'
   param_dtype: str = 'float32'
 
-  def __post_init__(self):
+  def __post_init__(self) -> None:
     if self.num_heads % self.num_kv_heads:
       raise ValueError(
         f'num_heads={self.num_heads} is no multiple of num_kv_heads='
@@ -203,7 +204,14 @@ class Attention(nnx.Module):
     x = x.reshape(*x.shape[:2], -1, self.head_dim)
     return jnp.swapaxes(x, 1, 2)
 
-  def _attend(self, q, k, v, view, past):
+  def _attend(
+    self,
+    q: Array,
+    k: Array,
+    v: Array,
+    view: _View,
+    past: tuple[Array, Array] | None,
+  ) -> Array:
     """Softmax over the cached and the new tokens: `[B, N, Q, H]`.
 
     The queries of all heads that share a key head form one tall matrix. Cached
@@ -213,19 +221,18 @@ class Attention(nnx.Module):
     batch, heads, queries, size = q.shape
     q = q.reshape(batch, self.kv_heads, -1, size)
     sources = [(k, v, view.bias)]
-    if past is not None:
+    if past is not None and view.past_bias is not None:
       sources.append((*past, view.past_bias))
     scores = [_scores(q, k, bias) for k, _, bias in sources]
-    top = functools.reduce(
-      jnp.maximum, [jnp.max(s, axis=-1, keepdims=True) for s in scores]
-    )
-    weights = [jnp.exp(s - jax.lax.stop_gradient(top)) for s in scores]
-    total = sum(jnp.sum(w, axis=-1, keepdims=True) for w in weights)
-    out = sum(
-      w.astype(v.dtype) @ v
-      for w, (_, v, _) in zip(weights, sources, strict=True)
-    )
-    return (out / total).astype(v.dtype).reshape(batch, heads, queries, size)
+    tops = [jnp.max(s, axis=-1, keepdims=True) for s in scores]
+    top = jax.lax.stop_gradient(functools.reduce(jnp.maximum, tops))
+    out, total = jnp.zeros_like(q), jnp.zeros_like(top)
+    for s, (_, v, _) in zip(scores, sources, strict=True):
+      weights = jnp.exp(s - top)
+      out += weights.astype(v.dtype) @ v
+      total += jnp.sum(weights, axis=-1, keepdims=True)
+    out = (out / total).astype(v.dtype)
+    return out.reshape(batch, heads, queries, size)
 
 
 def _scores(q: Array, k: Array, bias: Array) -> Array:
@@ -293,31 +300,24 @@ class Qwen2(nnx.Module):
     """
     config = self.config
     x = self.embed[...][tokens].astype(config.dtype)
-    full = _make_view(config, valid, cache, tokens.shape[1])
-    past = None if cache is None else (cache.k, cache.v)
-    if last is None or last == tokens.shape[1]:
-      x, kv = self._scan(x, full, past, 0, config.num_layers)
-    else:
-      # Only keys and values of the other tokens are wanted in the last layer.
-      x, kv = self._scan(x, full, past, 0, config.num_layers - 1)
-      tail = full.replace(bias=full.bias[..., -last:, :])
-      x, kv_last = self._scan(x, tail, past, config.num_layers - 1, None)
-      kv = jax.tree.map(lambda *a: jnp.concatenate(a), kv, kv_last)
-    return self.norm(x), kv
-
-  def _scan(self, x, view, past, start, stop):
-    """Applies the blocks `start:stop`, one after another."""
+    view = _make_view(config, valid, cache)
     graph, stacked = nnx.split(self.layers)
-    stacked, past = jax.tree.map(lambda a: a[start:stop], (stacked, past))
+    layers = (stacked, None if cache is None else (cache.k, cache.v))
 
-    def body(x, layer):
+    def block(x: Array, layer: Any, view: _View = view) -> tuple[Array, Any]:
       params, past = layer
       return nnx.merge(graph, params)(x, view, past)
 
-    if jax.tree.leaves(stacked)[0].shape[0] == 1:
-      x, kv = body(x, jax.tree.map(lambda a: a[0], (stacked, past)))
-      return x, jax.tree.map(lambda a: a[None], kv)
-    return jax.lax.scan(body, x, (stacked, past))
+    last = last or tokens.shape[1]
+    if last == tokens.shape[1] or config.num_layers > SHALLOW:
+      x, kv = jax.lax.scan(block, x, layers)
+      return self.norm(x[:, -last:]), kv
+    # The last block needs the keys and values of all tokens, but no more.
+    x, kv = jax.lax.scan(block, x, jax.tree.map(lambda a: a[:-1], layers))
+    tail = dataclasses.replace(view, bias=view.bias[..., -last:, :])
+    x, kv_end = block(x, jax.tree.map(lambda a: a[-1], layers), tail)
+    kv = jax.tree.map(lambda a, b: jnp.concatenate([a, b[None]]), kv, kv_end)
+    return self.norm(x), kv
 
   def logits(self, hidden: Array) -> Array:
     table = self.embed if self.config.tied_head else self.head
@@ -332,31 +332,30 @@ class Qwen2(nnx.Module):
 def _stacked_blocks(config: Config, rngs: nnx.Rngs) -> Block:
   @nnx.split_rngs(splits=config.num_layers)
   @nnx.vmap
-  def make(rngs):
+  def make(rngs: nnx.Rngs) -> Block:
     return Block(config, rngs)
 
   return make(rngs)
 
 
-def _make_view(
-  config: Config, valid: Array, cache: KVCache | None, length: int
-) -> _View:
+def _make_view(config: Config, valid: Array, cache: KVCache | None) -> _View:
+  length = valid.shape[1]
   positions = jnp.cumsum(valid, axis=1) - 1  # [B, L]
-  slots = 0
-  if cache is not None:
+  if cache is None:
+    slots, past_bias = 0, None
+  else:
     slots = cache.valid.shape[1]
     positions += jnp.sum(cache.valid, axis=1, keepdims=True)
-  cos, sin = _rotary_table(config, length + slots)
+    past_bias = _bias(cache.valid[:, None, None, None])
+  cos, sin = _rotary_table(config, slots + length)
   positions = jnp.maximum(positions, 0)[:, None]  # [B, 1, L]
   causal = jnp.tril(jnp.ones((length, length), bool))
-  seen = (causal & valid[:, None, :])[:, None, None]
-  past_seen = None if cache is None else cache.valid[:, None, None, None]
-  return _View(
-    cos=cos[positions],
-    sin=sin[positions],
-    bias=_bias(seen),
-    past_bias=None if cache is None else _bias(past_seen),
-  )
+  bias = _bias((causal & valid[:, None, :])[:, None, None])
+  return _View(cos[positions], sin[positions], bias, past_bias)
+
+
+def _bias(seen: Array) -> Array:
+  return jnp.where(seen, 0.0, MASKED)
 
 
 def _rotary_table(config: Config, length: int) -> tuple[Array, Array]:
@@ -368,10 +367,6 @@ def _rotary_table(config: Config, length: int) -> tuple[Array, Array]:
   frequencies = config.rope_base ** -(np.arange(half) / half)
   angles = np.arange(length)[:, None] * frequencies
   return jnp.float32(np.cos(angles)), jnp.float32(np.sin(angles))
-
-
-def _bias(seen: Array) -> Array:
-  return jnp.where(seen, 0.0, MASKED)
 
 
 @functools.cache
@@ -425,8 +420,8 @@ def forward(
     valid: `[B, L]` bool, False on padding.
     cache: the tokens before these, if any.
     last: how many hidden states, counted from the right, are wanted; None for
-      all. The last block then skips the other rows, which in a two-layer model
-      is nearly half of the work.
+      all. In a shallow model the last block then skips the other columns,
+      which for two layers is nearly half of the work.
 
   Returns: hidden states `[B, L or last, D]`, ready for `logits`, and the cache
     with these tokens added (None if none was given).

@@ -34,7 +34,7 @@ class Sampling:
   top_k: int | None = None
   top_p: float | None = None
 
-  def __post_init__(self):
+  def __post_init__(self) -> None:
     if self.temperature < 0:
       raise ValueError(
         f'temperature={self.temperature}: must be at least 0 (0 is greedy).'
@@ -165,7 +165,7 @@ def allowed_tokens(
   usable = open_ & (tokens >= 0)
   tokens = jnp.where(usable, tokens, vocab_size)  # out of range: dropped
 
-  def mark(tokens):
+  def mark(tokens: Array) -> Array:
     return jnp.zeros(vocab_size, bool).at[tokens].set(True, mode='drop')
 
   free = ~jnp.any(usable, axis=1, keepdims=True)

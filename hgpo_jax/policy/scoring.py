@@ -82,7 +82,7 @@ def score(
 def _allowed_along(choices: Array, reply: Array, vocab_size: int) -> Array:
   """What was allowed at each position of `reply [B, R]`: `[B, R, V]` bool."""
 
-  def step(open_, inputs):
+  def step(open_: Array, inputs: tuple[Array, Array]) -> tuple[Array, Array]:
     position, tokens = inputs
     after = sampling.advance_choices(choices, open_, position, tokens)
     return after, open_

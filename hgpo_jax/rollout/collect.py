@@ -15,11 +15,20 @@ from hgpo_jax import types
 class Step(Protocol):
   """What an environment answers (the fields that a rollout reads)."""
 
-  observation: str
-  admissible: tuple[str, ...]
-  reward: float
-  truncated: bool
-  won: bool
+  @property
+  def observation(self) -> str: ...
+
+  @property
+  def admissible(self) -> tuple[str, ...]: ...
+
+  @property
+  def reward(self) -> float: ...
+
+  @property
+  def truncated(self) -> bool: ...
+
+  @property
+  def won(self) -> bool: ...
 
   @property
   def done(self) -> bool: ...
@@ -28,21 +37,26 @@ class Step(Protocol):
 class Completions(Protocol):
   """What a policy answers: `[B, R]` tokens and log-probs, `[B]` lengths."""
 
-  tokens: np.ndarray
-  log_probs: np.ndarray
-  lengths: np.ndarray
+  @property
+  def tokens(self) -> np.ndarray: ...
+
+  @property
+  def log_probs(self) -> np.ndarray: ...
+
+  @property
+  def lengths(self) -> np.ndarray: ...
 
 
 class AgentLayer(Protocol):
   """The words between world and policy, for one world and one template."""
 
-  def task(self, first_observation: str) -> str: ...
+  def task(self, first_observation: str, /) -> str: ...
 
   def message(
-    self, task: str, history: Sequence[tuple[str, str]], step: Step
+    self, task: str, history: Sequence[tuple[str, str]], step: Any
   ) -> str: ...
 
-  def replies(self, step: Step) -> Sequence[str]:
+  def replies(self, step: Any) -> Sequence[str]:
     """The replies that constrained decoding may give; () leaves it free."""
     ...
 
@@ -50,7 +64,7 @@ class AgentLayer(Protocol):
     """The reply that plays an action."""
     ...
 
-  def project(self, reply: str, step: Step) -> tuple[str, bool]: ...
+  def project(self, reply: str, step: Any) -> tuple[str, bool]: ...
 
 
 class Codec(Protocol):
@@ -65,7 +79,7 @@ class Codec(Protocol):
   def text(self, tokens: Sequence[int]) -> str: ...
 
 
-StepEnvs = Callable[[Mapping[int, Any]], dict[int, Step]]
+StepEnvs = Callable[[Mapping[int, Any]], Mapping[int, Step]]
 # prompts, row keys `[B, 2]` uint32, choices -> completions
 Generate = Callable[
   [Sequence[Sequence[int]], np.ndarray, Sequence[Sequence[Sequence[int]]]],

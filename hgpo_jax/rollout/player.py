@@ -1,4 +1,4 @@
-"""A policy's seat at the environments: params and tasks in, trajectories out."""
+"""A policy's seat at the environments: tasks in, trajectories out."""
 
 from __future__ import annotations
 

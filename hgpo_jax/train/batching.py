@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
+from typing import Any
 
 import jax
 import numpy as np
@@ -65,20 +66,20 @@ def estimator_rows(
   totals = [reward_scale * sum(u.reward for u in t.turns) for t in trajectories]
   padding = (0, round_up(max(len(turns), 1), multiple) - len(turns))
 
-  def column(values, dtype):
+  def column(values: Any, dtype: Any) -> Any:
     return np.pad(np.asarray(values, dtype), padding)
 
   traj = column(np.repeat(np.arange(len(lengths)), lengths), np.int32)
   turn = column(np.concatenate([np.arange(n) for n in lengths]), np.int32)
   mask = column(np.ones(len(turns)), bool)
-  task = intern(t.task for t in trajectories)
+  task: Any = intern(t.task for t in trajectories)
   rewards = column([reward_scale * u.reward for u in turns], np.float32)
-  valid = np.pad(
+  valid: Any = np.pad(
     np.asarray([u.valid for u in turns], bool), padding, constant_values=True
   )
   returns = _returns(rewards, traj, turn, mask, gamma=gamma)
   return Rows(
-    task=np.where(mask, task[traj], 0),
+    task=column(task[traj[: len(turns)]], np.int32),
     traj=traj,
     turn=turn,
     obs=column(intern(u.observation for u in turns), np.int32),
@@ -95,52 +96,98 @@ def estimator_rows(
 _returns = jax.jit(returns_lib.discounted_returns, static_argnames='gamma')
 
 
+@dataclasses.dataclass(frozen=True)
+class Columns:
+  """What the learner knows of each of the N rows beside its tokens.
+
+  Attributes:
+    advantages: `[N]` float32.
+    old_log_probs: `[N, R]` float32, of the policy that sampled.
+    ref_log_probs: `[N, R]` float32, of the frozen reference.
+  """
+
+  advantages: np.ndarray
+  old_log_probs: np.ndarray
+  ref_log_probs: np.ndarray
+
+  @classmethod
+  def zeros(cls, rows: int, reply: int) -> Columns:
+    table = np.zeros((rows, reply), np.float32)
+    return cls(np.zeros(rows, np.float32), table, table)
+
+
 def pack(
   turns: Sequence[types.Turn],
-  advantages: np.ndarray,
-  ref_log_probs: np.ndarray,
-  old_log_probs: np.ndarray,
+  columns: Columns,
   index: np.ndarray,
   shapes: Shapes,
   size: int,
-) -> types.Batch:
-  """Lays rows out as one batch of `size` rows.
+) -> tuple[list[np.ndarray], tuple[types.Batch, ...]]:
+  """Lays rows out by length: one batch for each prompt bucket.
+
+  The shapes do not depend on the lengths that happen to occur, so that one
+  compilation serves a whole run; empty places cost nothing, as micro-batches
+  of padding are not computed.
 
   Args:
     turns: all rows of the iteration.
-    advantages: `[N]`, ref_log_probs and old_log_probs: `[N, R]`.
-    index: which rows; shorter prompts first keeps micro-batches alike.
+    columns: their numbers.
+    index: which rows.
     shapes: what to pad to.
-    size: rows of the batch, at least `index.size`; the rest is padding.
+    size: places in each batch, at least `index.size`.
 
-  Returns: a batch whose P is the bucket of its longest prompt. A prompt that
-    is longer than every bucket loses its oldest tokens, as in generation.
+  Returns: per bucket, the rows in it and a batch of `size` places. A prompt
+    that is longer than every bucket loses its oldest tokens, as in generation.
   """
-  chosen = [turns[i] for i in index]
-  width = bucket(max(t.prompt.size for t in chosen), shapes.prompt)
-  widest = max(len(t.choices) for t in chosen)
-  choices = generate.pack_choices(
-    [t.choices for t in chosen],
-    size,
-    bucket(widest, shapes.choices) if widest else 0,
-    shapes.reply,
+  bounds = np.asarray(shapes.prompt[:-1])
+  lengths = np.asarray([turns[i].prompt.size for i in index])
+  place = np.searchsorted(bounds, lengths)  # the smallest bucket that holds it
+  parts = [index[place == b] for b in range(len(shapes.prompt))]
+  widest = max(len(turns[i].choices) for i in index)
+  width = bucket(widest, shapes.choices) if widest else 0
+  return parts, tuple(
+    _pack(turns, columns, part, shapes, size, prompt, width)
+    for part, prompt in zip(parts, shapes.prompt, strict=True)
   )
-  tokens = np.zeros((size, width + shapes.reply), np.int32)
+
+
+def _pack(
+  turns: Sequence[types.Turn],
+  columns: Columns,
+  index: np.ndarray,
+  shapes: Shapes,
+  size: int,
+  prompt: int,
+  choices: int,
+) -> types.Batch:
+  """One batch of `size` places, P = `prompt` and A = `choices`."""
+  chosen = [turns[i] for i in index]
+  tokens = np.zeros((size, prompt + shapes.reply), np.int32)
   valid = np.zeros(tokens.shape, bool)
   for row, turn in enumerate(chosen):
-    prompt = turn.prompt[-width:]
-    tokens[row, width - prompt.size : width] = prompt
-    tokens[row, width : width + turn.reply.size] = turn.reply
-    valid[row, width - prompt.size : width + turn.reply.size] = True
-  return types.Batch(
-    tokens=tokens,
-    valid=valid,
-    choices=choices,
-    old_log_probs=_rows(old_log_probs, index, size),
-    ref_log_probs=_rows(ref_log_probs, index, size),
-    advantages=_rows(advantages, index, size),
-    mask=np.arange(size) < len(chosen),
-  )
+    kept = turn.prompt[-prompt:]
+    start, end = prompt - kept.size, prompt + turn.reply.size
+    tokens[row, start:prompt] = kept
+    tokens[row, prompt:end] = turn.reply
+    valid[row, start:end] = True
+
+  def rows(table: np.ndarray) -> np.ndarray:
+    out = np.zeros((size, *table.shape[1:]), np.float32)
+    out[: index.size] = table[index]
+    return out
+
+  fields: dict[str, Any] = {  # NumPy arrays: jit moves them
+    'tokens': tokens,
+    'valid': valid,
+    'choices': generate.pack_choices(
+      [turn.choices for turn in chosen], size, choices, shapes.reply
+    ),
+    'old_log_probs': rows(columns.old_log_probs),
+    'ref_log_probs': rows(columns.ref_log_probs),
+    'advantages': rows(columns.advantages),
+    'mask': np.arange(size) < len(chosen),
+  }
+  return types.Batch(**fields)
 
 
 def sampled_log_probs(turns: Sequence[types.Turn], reply: int) -> np.ndarray:
@@ -151,25 +198,15 @@ def sampled_log_probs(turns: Sequence[types.Turn], reply: int) -> np.ndarray:
   return table
 
 
-def minibatches(
-  lengths: np.ndarray, size: int, seed: Sequence[int]
-) -> Iterator[np.ndarray]:
+def minibatches(rows: int, size: int, seed: Sequence[int]) -> list[np.ndarray]:
   """Splits rows at random into mini-batches of nearly equal size.
 
   Args:
-    lengths: `[N]` prompt lengths, by which each mini-batch is sorted so that
-      its micro-batches hold rows of like length.
+    rows: N.
     size: at most so many rows each.
     seed: of the permutation.
 
-  Yields: row numbers; together, every row once.
+  Returns: row numbers; together, every row once.
   """
-  order = np.random.default_rng(seed).permutation(lengths.size)
-  for part in np.array_split(order, -(-lengths.size // size)):
-    yield part[np.argsort(lengths[part], kind='stable')]
-
-
-def _rows(table: np.ndarray, index: np.ndarray, size: int) -> np.ndarray:
-  out = np.zeros((size, *table.shape[1:]), np.float32)
-  out[: index.size] = table[index]
-  return out
+  order = np.random.default_rng(seed).permutation(rows)
+  return np.array_split(order, -(-rows // size))

@@ -158,7 +158,7 @@ class Checkpoints:
     steps = self._manager.all_steps()
     if step is None and steps:
       return max(steps)
-    if step not in steps:
+    if step is None or step not in steps:
       raise CheckpointError(
         f'{self.folder} holds no checkpoint{f" {step}" if step else ""} '
         f'(steps there: {sorted(steps)}). Give a folder that a training run '

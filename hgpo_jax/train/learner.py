@@ -51,7 +51,7 @@ class Learner:
         **config.algo.options,
       )
     )
-    self._score = jax.jit(score)
+    self._score = update.make_scorer(score, shapes.micro)
     self._step = update.make_train_step(
       score, update.PolicyLoss(**loss), self.optimizer, shapes.micro
     )
@@ -75,16 +75,14 @@ class Learner:
 
   def log_probs(self, params: Any, turns: Sequence[types.Turn]) -> np.ndarray:
     """Scores the replies of all rows: `[N, R]` float32."""
-    shapes = self._shapes
-    out = np.zeros((len(turns), shapes.reply), np.float32)
+    columns = batching.Columns.zeros(len(turns), self._shapes.reply)
+    out = np.zeros_like(columns.old_log_probs)
     order = np.argsort([turn.prompt.size for turn in turns], kind='stable')
-    for start in range(0, len(turns), shapes.micro):
-      index = order[start : start + shapes.micro]
-      batch = batching.pack(
-        turns, np.zeros(len(turns)), out, out, index, shapes, shapes.micro
-      )
-      scores = self._score(params, batch.tokens, batch.valid, batch.choices)
-      out[index] = np.asarray(scores.log_probs)[: index.size]
+    for start in range(0, len(turns), self._minibatch):
+      index = order[start : start + self._minibatch]
+      parts, batches = self._pack(turns, columns, index)
+      for part, scores in zip(parts, self._score(params, batches), strict=True):
+        out[part] = np.asarray(scores)[: part.size]
     return out
 
   def update(
@@ -106,39 +104,37 @@ class Learner:
       steps; `first_*` are those of the first step, before anything moved.
     """
     turns = [turn for t in trajectories for turn in t.turns]
-    shapes, size = self._shapes, self._minibatch
-    advantages = self.advantages(trajectories, seed)
-    ref = self.log_probs(reference, turns)
-    old = (
-      self.log_probs(state.params, turns)
+    columns = batching.Columns(
+      advantages=self.advantages(trajectories, seed),
+      old_log_probs=self.log_probs(state.params, turns)
       if self._rescore
-      else batching.sampled_log_probs(turns, shapes.reply)
+      else batching.sampled_log_probs(turns, self._shapes.reply),
+      ref_log_probs=self.log_probs(reference, turns),
     )
-    lengths = np.asarray([turn.prompt.size for turn in turns])
     seen: list[dict[str, jax.Array]] = []
     for epoch in range(self._epochs):
-      for index in batching.minibatches(lengths, size, (*seed, epoch)):
-        batch = batching.pack(
-          turns,
-          advantages,
-          ref,
-          old,
-          index,
-          shapes,
-          batching.round_up(size, shapes.micro),
-        )
-        state, scalars = self._step(state, batch)
+      for index in batching.minibatches(
+        len(turns), self._minibatch, (*seed, epoch)
+      ):
+        _, batches = self._pack(turns, columns, index)
+        state, scalars = self._step(state, batches)
         seen.append(scalars)
-    first = {
-      f'first_{name}': float(seen[0][name])
-      for name in ('ratio_error', 'kl_ref')
-    }
+    first = {f'first_{n}': float(seen[0][n]) for n in ('ratio_error', 'kl_ref')}
     means = {
       name: float(np.mean([float(scalars[name]) for scalars in seen]))
       for name in seen[0]
     }
-    spread = float(np.mean(advantages != 0))
+    spread = float(np.mean(columns.advantages != 0))
     return state, {**means, **first, 'nonzero_advantages': spread}
+
+  def _pack(
+    self,
+    turns: Sequence[types.Turn],
+    columns: batching.Columns,
+    index: np.ndarray,
+  ) -> tuple[list[np.ndarray], tuple[types.Batch, ...]]:
+    size = batching.round_up(self._minibatch, self._shapes.micro)
+    return batching.pack(turns, columns, index, self._shapes, size)
 
 
 def _named(table: dict[str, Callable], field: str, name: str) -> Callable:

@@ -1,4 +1,4 @@
-"""What one experiment is made of: the policy's faces and its seat at the envs."""
+"""What one experiment is made of: the policy's faces and its seat."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from hgpo_jax.policy.sampling import Sampling
 from hgpo_jax.rollout import collect
 from hgpo_jax.rollout.codec import Codec
 from hgpo_jax.rollout.player import Player
-from hgpo_jax.train import batching, evaluate, tasks, warmstart
+from hgpo_jax.train import batching, evaluate, tasks, update, warmstart
 
 # What keys are for; every purpose has a number of its own.
 INIT, ROLLOUT, EVALUATION, ORDER = range(4)
@@ -92,10 +92,12 @@ class Run:
   def init_params(self) -> Any:
     return qwen2.init_params(self.model, key_of(self.config.seed, INIT))
 
-  def score(self, temperature: float) -> Any:
+  def score(self, temperature: float) -> update.ScoreFn:
     """Returns (params, tokens, valid, choices) -> log-probs and entropy."""
 
-    def fn(params, tokens, valid, choices):
+    def fn(
+      params: Any, tokens: jax.Array, valid: jax.Array, choices: jax.Array
+    ) -> scoring.Scores:
       return scoring.score(
         self.model,
         params,
@@ -243,7 +245,7 @@ def _clone(run: Run, params: Any, found: list[list[warmstart.Example]]) -> Any:
     params,
     turns,
     run.score(1.0),
-    shapes=dataclasses.replace(run.shapes, micro=c.warmstart.minibatch),
+    shapes=run.shapes,
     epochs=c.warmstart.epochs,
     minibatch=c.warmstart.minibatch,
     learning_rate=c.warmstart.learning_rate,

@@ -42,7 +42,8 @@ class LossFn(Protocol):
   `Denominators.loss` counts.
   """
 
-  aggregation: str
+  @property
+  def aggregation(self) -> str: ...
 
   def __call__(
     self, scores: Any, batch: types.Batch, mask: Array, over: Denominators
@@ -187,60 +188,115 @@ def reply_mask(batch: types.Batch) -> Array:
   return batch.valid[..., -size:] & batch.mask[..., None]
 
 
+Batches = tuple[types.Batch, ...]  # one per prompt length
+TrainStep = Callable[
+  [types.TrainState, Batches], tuple[types.TrainState, dict[str, Array]]
+]
+
+
 def make_train_step(
   score: ScoreFn,
   loss_fn: LossFn,
   optimizer: optax.GradientTransformation,
   micro_rows: int,
-) -> Callable[
-  [types.TrainState, types.Batch], tuple[types.TrainState, dict[str, Array]]
-]:
+) -> TrainStep:
   """Builds the jitted update of one mini-batch; the old state is donated.
 
-  The batch is cut into micro-batches of `micro_rows` rows whose gradients are
-  added; every mean divides by the whole batch's totals, so the cut changes
-  nothing but memory. Micro-batches that hold padding alone are not computed.
+  A mini-batch is a tuple of batches, one per prompt length. Each is cut into
+  micro-batches of `micro_rows` rows whose gradients are added; every mean
+  divides by the count of the whole mini-batch, so neither cut changes anything
+  but time and memory. Micro-batches that hold padding alone are not computed.
 
   Args:
     score: log-probs and entropy of the replies.
     loss_fn: what is made small; see `LossFn`.
     optimizer: optax's chain.
-    micro_rows: rows per micro-batch; divides the batch's rows.
+    micro_rows: rows per micro-batch; divides the rows of each batch.
   """
-
   count = aggregate.AGGREGATES[loss_fn.aggregation].count
 
-  def loss_of(params, micro: types.Batch, over: Denominators):
+  def loss_of(
+    params: Any, micro: types.Batch, over: Denominators
+  ) -> tuple[Array, dict[str, Array]]:
     scores = score(params, micro.tokens, micro.valid, micro.choices)
     return loss_fn(scores, micro, reply_mask(micro), over)
 
   @functools.partial(jax.jit, donate_argnums=0)
-  def train_step(state, batch):
-    mask = reply_mask(batch)
-    over = Denominators(loss=count(mask), tokens=aggregate.count_tokens(mask))
-    parts = jax.tree.map(
-      lambda x: x.reshape(x.shape[0] // micro_rows, micro_rows, *x.shape[1:]),
-      batch,
+  def train_step(state, batches):
+    masks = [reply_mask(batch) for batch in batches]
+    over = Denominators(
+      loss=sum(count(mask) for mask in masks),
+      tokens=sum(aggregate.count_tokens(mask) for mask in masks),
     )
-    filled = -(-jnp.sum(batch.mask) // micro_rows)
 
-    def gradient(i):
-      micro = jax.tree.map(lambda x: x[i], parts)
+    def gradient(micro: types.Batch) -> Any:
       return jax.grad(loss_of, has_aux=True)(state.params, micro, over)
 
-    def add(i, total):
-      return jax.tree.map(jnp.add, total, gradient(i))
-
-    zero = jax.tree.map(
-      lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(gradient, 0)
+    first = jax.tree.map(lambda x: x[:micro_rows], batches[0])
+    total = jax.tree.map(
+      lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(gradient, first)
     )
-    grads, scalars = jax.lax.fori_loop(0, filled, add, zero)
+    for batch in batches:
+      total = _sum_over_micro_batches(gradient, batch, micro_rows, total)
+    grads, scalars = total
     updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
-    scalars = {**scalars, 'grad_norm': optax.global_norm(grads)}
-    return types.TrainState(
+    new_state = types.TrainState(
       params=optax.apply_updates(state.params, updates),
       opt_state=opt_state,
       step=state.step + 1,
-    ), scalars
+    )
+    return new_state, {**scalars, 'grad_norm': optax.tree.norm(grads)}
 
   return train_step
+
+
+def make_scorer(
+  score: ScoreFn, micro_rows: int
+) -> Callable[[Any, Batches], list[Array]]:
+  """Builds the jitted scoring of a mini-batch, in micro-batches too.
+
+  Returns: (params, batches) -> log-probs `[rows, R]` of each batch.
+  """
+
+  @jax.jit
+  def score_batches(params, batches):
+    def log_probs(batch: types.Batch) -> Array:
+      def put(out: Array, start: Array) -> Array:
+        micro = _micro_batch(batch, start, micro_rows)
+        scores = score(params, micro.tokens, micro.valid, micro.choices)
+        return jax.lax.dynamic_update_slice_in_dim(
+          out, scores.log_probs, start, 0
+        )
+
+      return jax.lax.fori_loop(
+        0,
+        _filled(batch, micro_rows),
+        lambda i, out: put(out, i * micro_rows),
+        jnp.zeros_like(batch.old_log_probs),
+      )
+
+    return [log_probs(batch) for batch in batches]
+
+  return score_batches
+
+
+def _sum_over_micro_batches(
+  fn: Callable[[types.Batch], Any], batch: types.Batch, rows: int, total: Any
+) -> Any:
+  """Adds fn(micro-batch) of every micro-batch that holds a row to `total`."""
+
+  def add(i: Array, total: Any) -> Any:
+    return jax.tree.map(jnp.add, total, fn(_micro_batch(batch, i * rows, rows)))
+
+  return jax.lax.fori_loop(0, _filled(batch, rows), add, total)
+
+
+def _micro_batch(batch: types.Batch, start: Array, rows: int) -> types.Batch:
+  return jax.tree.map(
+    lambda x: jax.lax.dynamic_slice_in_dim(x, start, rows), batch
+  )
+
+
+def _filled(batch: types.Batch, rows: int) -> Array:
+  """How many micro-batches hold a row; the rows come first."""
+  return -(-jnp.sum(batch.mask, dtype=jnp.int32) // rows)

@@ -92,7 +92,7 @@ def clone(
   minibatch: int,
   learning_rate: float,
   seed: int,
-  report: Callable[[int, int, float], None],
+  report: Callable[[int, int, Any], None],
 ) -> Any:
   """Trains params to give the experts' replies.
 
@@ -124,15 +124,13 @@ def clone(
     score, update.CloningLoss(), optimizer, shapes.micro
   )
   state = update.init_state(params, optimizer)
-  lengths = np.asarray([turn.prompt.size for turn in turns])
-  nothing = np.zeros((len(turns), shapes.reply), np.float32)
-  ones = np.ones(len(turns), np.float32)
+  columns = batching.Columns.zeros(len(turns), shapes.reply)
   size = batching.round_up(minibatch, shapes.micro)
   done = 0
   for epoch in range(epochs):
-    for index in batching.minibatches(lengths, minibatch, (seed, epoch)):
-      batch = batching.pack(turns, ones, nothing, nothing, index, shapes, size)
-      state, scalars = step_fn(state, batch)
+    for index in batching.minibatches(len(turns), minibatch, (seed, epoch)):
+      _, batches = batching.pack(turns, columns, index, shapes, size)
+      state, scalars = step_fn(state, batches)
       done += 1
       report(done, steps, scalars['loss'])
   return state.params

@@ -59,7 +59,7 @@ def run() -> dict:
   with checkpoint.opened(folder / 'checkpoints') as store:
     config = ml_collections.ConfigDict(store.meta(_STEP.value)['config'])
     if config.env.world == 'alfworld':
-      config.env.options.update(
+      config.env.alfworld.update(
         data=_DATA.value,
         root=_ROOT.value,
         engine=_ENGINE.value,

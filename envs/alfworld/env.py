@@ -35,22 +35,25 @@ class AlfWorld:
     root: str = '',
     engine: str = 'fast',
     max_turns: int = 50,
-    task_types: Sequence[str] = TASK_TYPES,
+    task_types: Sequence[str] = (),
     family: str = 'easy',
-    size: Mapping[str, Sequence[int]] | None = None,
+    num_receptacles: Sequence[int] = (),
+    num_objects: Sequence[int] = (),
+    num_distractors: Sequence[int] = (),
     game_seed: int = 0,
     shuffle_search: bool = False,
   ):
-    """Options of `env.options` in a config.
+    """Options of `env.alfworld` in a config.
 
     Args:
       data: 'generated', or 'files' for games that alfworld-download fetched.
       root: the folder that holds json_2.1.1/; '' takes $ALFWORLD_DATA.
       engine: 'fast', or 'textworld' for the alfworld package's own.
       max_turns: step limit of an episode.
-      task_types: those to play.
+      task_types: those to play; () plays all six.
       family: generated games' size, one of `generate.SPECS`.
-      size: fields of `GameSpec` that differ from the family's.
+      num_receptacles, num_objects, num_distractors: (least, most) where they
+        differ from the family's; see `GameSpec`.
       game_seed: other seed, other generated games.
       shuffle_search: whether the expert searches in random order.
     """
@@ -63,9 +66,17 @@ class AlfWorld:
       raise GameError(f'family is {family!r}; expected one of {sorted(SPECS)}.')
     self._data, self._root = data, root or None
     self._engine, self._max_turns = ENGINES[engine], max_turns
-    self._task_types, self._game_seed = tuple(task_types), game_seed
+    self._task_types, self._game_seed = (
+      tuple(task_types) or TASK_TYPES,
+      game_seed,
+    )
     self._shuffle_search = shuffle_search
-    changes: dict[str, Any] = {k: tuple(v) for k, v in (size or {}).items()}
+    sizes = {
+      'num_receptacles': num_receptacles,
+      'num_objects': num_objects,
+      'num_distractors': num_distractors,
+    }
+    changes: dict[str, Any] = {k: tuple(v) for k, v in sizes.items() if v}
     self._spec: GameSpec = dataclasses.replace(
       SPECS[family], task_types=self._task_types, **changes
     )

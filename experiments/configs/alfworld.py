@@ -11,7 +11,6 @@ from experiments.configs import base
 
 def get_config() -> ml_collections.ConfigDict:
   c = base.get_config()
-  c.env.options.update(data='files', max_turns=50)
-  c.algo.options.update(depth=2, alpha=1.0, normalisation='mean_std')
+  c.env.alfworld.update(data='files', max_turns=50)
   c.eval.update(games=0, temperatures=(0.4,))
   return c.lock()

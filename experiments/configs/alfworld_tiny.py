@@ -9,7 +9,7 @@ def get_config() -> ml_collections.ConfigDict:
   c = base.get_config()
   c.iterations = 120
   c.env.update(template='compact', constrained=True, history=2)
-  c.env.options.update(family='easy', max_turns=20)
+  c.env.alfworld.update(family='easy', max_turns=20)
   c.sampling.update(
     max_reply=8,
     prompt_buckets=(32, 48, 64, 96),

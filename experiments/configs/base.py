@@ -21,7 +21,19 @@ def get_config() -> ml_collections.ConfigDict:
   c.env.template = 'paper'  # a preset of the world
   c.env.template_file = ''  # JSON file of a template, instead of a preset
   c.env.constrained = False  # decode admissible actions only
-  c.env.options = ml_collections.ConfigDict()  # the world's own fields
+  c.env.alfworld = ml_collections.ConfigDict()  # options of that world
+  c.env.alfworld.data = 'generated'  # or 'files': released games
+  c.env.alfworld.root = ''  # folder that holds json_2.1.1/; '' $ALFWORLD_DATA
+  c.env.alfworld.engine = 'fast'  # or 'textworld', the alfworld package's own
+  c.env.alfworld.max_turns = 50  # environment turns per episode
+  c.env.alfworld.task_types = ()  # names of the six types; () plays all
+  c.env.alfworld.family = 'full'  # size of generated rooms: 'easy', 'full'
+  c.env.alfworld.num_receptacles = ()  # (least, most); () is the family's
+  c.env.alfworld.num_objects = ()  # of the kind asked for, so too
+  c.env.alfworld.num_distractors = ()  # other objects, so too
+  c.env.alfworld.game_seed = 0  # another seed, other generated games
+  c.env.alfworld.shuffle_search = False  # the expert searches in random order
+  c.env.toy = ml_collections.ConfigDict({'num_words': 4})
 
   c.policy = ml_collections.ConfigDict()
   c.policy.preset = 'tiny'  # a size in hgpo_jax/policy/qwen2.py
@@ -49,12 +61,27 @@ def get_config() -> ml_collections.ConfigDict:
 
   c.algo = ml_collections.ConfigDict()
   c.algo.estimator = 'hgpo'  # a name in hgpo_jax/advantages
-  c.algo.options = ml_collections.ConfigDict()  # the estimator's own fields
   c.algo.gamma = 0.95  # discount per turn
   c.algo.reward_scale = 10.0  # the world's rewards are multiplied by this
   c.algo.invalid_penalty = 0.1  # reward units, on a malformed reply's own row
   c.algo.shuffle_advantages = False  # the control: right sizes, wrong rows
   c.algo.advantage_sign = 1.0  # -1 unlearns; for tests
+  # Options of each estimator; its function says what they do. HGPO's depth is
+  # env.history.
+  c.algo.hgpo = ml_collections.ConfigDict()
+  c.algo.hgpo.alpha = 1.0
+  c.algo.hgpo.weighting = 'released'  # or 'paper'
+  c.algo.hgpo.normalisation = 'mean_std'  # or 'mean'
+  c.algo.hgpo.skip_zero = False
+  c.algo.hgpo.base_group = False
+  c.algo.gigpo = ml_collections.ConfigDict()
+  c.algo.gigpo.weight = 1.0  # of the step term
+  c.algo.gigpo.normalisation = 'mean_std'  # or 'mean'
+  c.algo.grpo = ml_collections.ConfigDict()
+  c.algo.grpo.normalisation = 'mean_std'  # or 'mean'
+  c.algo.grpo.count = 'rows'  # or 'trajectories'
+  c.algo.rloo = ml_collections.ConfigDict()
+  c.algo.rloo.count = 'trajectories'  # or 'rows'
 
   c.loss = ml_collections.ConfigDict()
   c.loss.clip_low = 0.2

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import inspect
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -45,12 +46,7 @@ class Learner:
     self.optimizer: optax.GradientTransformation = update.make_optimizer(
       **optim
     )
-    self._estimate = jax.jit(
-      functools.partial(
-        _named(ESTIMATORS, 'algo.estimator', config.algo.estimator),
-        **config.algo.options,
-      )
-    )
+    self._estimate = jax.jit(_estimator(config))
     self._score = update.make_scorer(score, shapes.micro)
     self._step = update.make_train_step(
       score, update.PolicyLoss(**loss), self.optimizer, shapes.micro
@@ -137,8 +133,14 @@ class Learner:
     return batching.pack(turns, columns, index, self._shapes, size)
 
 
-def _named(table: dict[str, Callable], field: str, name: str) -> Callable:
-  return table[_one_of(field, name, tuple(table))]
+def _estimator(config: Any) -> Callable[..., jax.Array]:
+  """Returns the estimator with its options; one with a depth is given K."""
+  algo = config.algo
+  name = _one_of('algo.estimator', algo.estimator, tuple(ESTIMATORS))
+  options = dict(algo.get(name, {}))
+  if 'depth' in inspect.signature(ESTIMATORS[name]).parameters:
+    options.setdefault('depth', config.env.history)
+  return functools.partial(ESTIMATORS[name], **options)
 
 
 def _one_of(field: str, value: str, known: Sequence[str]) -> str:

@@ -30,7 +30,7 @@ class Interrupted(Exception):
 def open_seat(config: ml_collections.ConfigDict) -> Iterator[run_lib.Seat]:
   """Opens the config's world: its environments, tasks and words."""
   env = config.env
-  options = env.options.to_dict()
+  options = env[env.world].to_dict() if env.world in env else {}
   world = registry.make_world(env.world, options)
   template = agent_lib.make_template(
     env.template, world.templates, env.template_file

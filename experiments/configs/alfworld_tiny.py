@@ -12,7 +12,7 @@ def get_config() -> ml_collections.ConfigDict:
   c.env.alfworld.update(family='easy', max_turns=20)
   c.sampling.update(
     max_reply=8,
-    prompt_buckets=(32, 48, 64, 96),
+    prompt_buckets=(32, 48, 64),
     batch_buckets=(8, 32),
     choice_buckets=(16, 32, 64),
   )

@@ -38,6 +38,12 @@ _SEED = flags.DEFINE_integer('seed', 123, 'Of sampling.')
 _TEMPLATE = flags.DEFINE_string(
   'template_file', '', "JSON template; default: the run's own words."
 )
+_MAX_PROMPT = flags.DEFINE_integer(
+  'max_prompt', 256, 'Tokens; other games may need longer prompts than trained.'
+)
+_MAX_REPLY = flags.DEFINE_integer(
+  'max_reply', 24, 'Tokens; names that the tokenizer never met are spelled.'
+)
 _ENGINE = flags.DEFINE_enum(
   'engine', 'fast', ['fast', 'textworld'], 'Which engine plays.'
 )
@@ -65,6 +71,7 @@ def run() -> dict:
         engine=_ENGINE.value,
         max_turns=_MAX_TURNS.value,
       )
+    _widen(config.sampling)
     if _TEMPLATE.value:
       config.env.template_file = _TEMPLATE.value
     with trainer.open_seat(config) as seat:
@@ -85,6 +92,16 @@ def run() -> dict:
   metrics.write_json(path, {**flags_used(), **result})
   print(json.dumps({'written': str(path)}))
   return result
+
+
+def _widen(sampling: ml_collections.ConfigDict) -> None:
+  """Makes room for games with longer names and fuller rooms."""
+  longest = max(sampling.prompt_buckets)
+  while longest < _MAX_PROMPT.value:
+    longest = min(2 * longest, _MAX_PROMPT.value)
+    sampling.prompt_buckets = (*sampling.prompt_buckets, longest)
+  sampling.max_reply = max(sampling.max_reply, _MAX_REPLY.value)
+  sampling.choice_buckets = (*sampling.choice_buckets, 128, 256)
 
 
 def flags_used() -> dict:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +18,7 @@ from envs.alfworld.textworld import TextworldEngine
 from envs.base import GameError, ResetNeeded, Step, Task, UnknownTask
 from envs.world import Demonstrated
 
-ENGINES: dict[str, Callable[[Game], Engine | TextworldEngine]] = {
-  'fast': Engine,
-  'textworld': TextworldEngine,
-}
+ENGINES = ('fast', 'textworld')
 
 
 class AlfWorld:
@@ -60,12 +57,12 @@ class AlfWorld:
     if data not in ('generated', 'files') or engine not in ENGINES:
       raise GameError(
         f"got data={data!r}, engine={engine!r}; expected data 'generated' or "
-        f"'files' and engine one of {sorted(ENGINES)}."
+        f"'files' and engine one of {ENGINES}."
       )
     if family not in SPECS:
       raise GameError(f'family is {family!r}; expected one of {sorted(SPECS)}.')
     self._data, self._root = data, root or None
-    self._engine, self._max_turns = ENGINES[engine], max_turns
+    self._fast, self._max_turns = engine == 'fast', max_turns
     self._task_types, self._game_seed = (
       tuple(task_types) or TASK_TYPES,
       game_seed,
@@ -83,6 +80,9 @@ class AlfWorld:
     self._paths = functools.cache(self._list_files)
     # Groups reset the same game many times.
     self._game = functools.lru_cache(maxsize=1024)(self._make_game)
+    self._read = functools.lru_cache(maxsize=64)(
+      lambda task: Engine(self.game(task))
+    )
 
   def make_env(self) -> AlfWorldEnv:
     return AlfWorldEnv(self)
@@ -119,7 +119,9 @@ class AlfWorld:
 
   def start(self, task: Task) -> Engine | TextworldEngine:
     """Returns a fresh engine for a task."""
-    return self._engine(self.game(task))
+    if self._fast:  # reading a game takes far longer than copying it
+      return self._read(task).copy()
+    return TextworldEngine(self.game(task))
 
   @property
   def max_turns(self) -> int:

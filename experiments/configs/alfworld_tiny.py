@@ -17,6 +17,7 @@ def get_config() -> ml_collections.ConfigDict:
     choice_buckets=(16, 32, 64),
   )
   c.policy.update(preset='tiny', vocab_size=1024, chat='short')
+  c.policy.compose_embeddings = True
   c.warmstart.update(games=1500, epochs=2, learning_rate=2e-3)
   c.loss.update(old_log_probs='sampler', kl_coef=0.01, entropy_coef=0.0)
   c.optim.update(

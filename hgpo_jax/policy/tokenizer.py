@@ -177,6 +177,26 @@ def pad_id(tokenizer: PreTrainedTokenizerFast) -> int:
   return tokenizer.pad_token_id
 
 
+def token_parts(tokenizer: PreTrainedTokenizerFast) -> dict[int, list[int]]:
+  """Splits the tokens that are phrases into the tokens of their words.
+
+  Returns: id of a token with a blank inside -> ids of its words, such as
+    ` fridge 1` -> ` fridge`, ` 1`. A word that is no token gives its pieces.
+  """
+  special = set(tokenizer.all_special_ids)
+  texts = {
+    i: tokenizer.backend_tokenizer.decode([i], skip_special_tokens=False)
+    for i in range(len(tokenizer))
+    if i not in special
+  }
+  words = {i: re.findall(r'\s*\S+', text) for i, text in texts.items()}
+  phrases = {i: found for i, found in words.items() if len(found) > 1}
+  ids = _encode_plain(
+    tokenizer, (w for found in phrases.values() for w in found)
+  )
+  return {i: [t for w in found for t in ids[w]] for i, found in phrases.items()}
+
+
 def encode_chat(
   tokenizer: PreTrainedTokenizerFast, messages: Sequence[Message]
 ) -> list[int]:

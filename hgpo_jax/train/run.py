@@ -9,7 +9,9 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import ml_collections
+import numpy as np
 import tqdm
 
 from hgpo_jax import types
@@ -90,7 +92,13 @@ class Run:
     )
 
   def init_params(self) -> Any:
-    return qwen2.init_params(self.model, key_of(self.config.seed, INIT))
+    """Draws params at random; see `policy.compose_embeddings`."""
+    key = key_of(self.config.seed, INIT)
+    params = jax.jit(qwen2.init_params, static_argnums=0)(self.model, key)
+    if self.config.policy.compose_embeddings:
+      parts = tokenizer_lib.token_parts(self.tokenizer)
+      params['embed'] = composed(params['embed'], parts)
+    return params
 
   def score(self, temperature: float) -> update.ScoreFn:
     """Returns (params, tokens, valid, choices) -> log-probs and entropy."""
@@ -139,6 +147,25 @@ class Run:
           trajectories, seat.world.kind
         )
     return results
+
+
+def composed(embed: jax.Array, parts: dict[int, list[int]]) -> jax.Array:
+  """Starts the embedding of a phrase as the sum of its words'.
+
+  `fridge 1` and `fridge` are then alike from the start, so that a policy can
+  learn to look for what a task names, whatever that is, instead of learning it
+  for each thing.
+
+  Args:
+    embed: `[V, D]`, independent rows of equal variance.
+    parts: token -> the tokens of its words.
+
+  Returns: `[V, D]` with rows of the same variance.
+  """
+  rows = np.array(embed)
+  for token, words in parts.items():
+    rows[token] = np.sum(np.asarray(embed)[words], axis=0) / len(words) ** 0.5
+  return jnp.asarray(rows)
 
 
 def model_config(policy: Any, vocab_size: int) -> qwen2.Config:

@@ -43,6 +43,7 @@ def get_config() -> ml_collections.ConfigDict:
   c.policy.tokenizer = ''  # Hugging Face folder; '' builds one from env text
   c.policy.vocab_size = 1024  # tokens of a built tokenizer, at most
   c.policy.chat = 'qwen'  # markers of a built tokenizer: 'qwen' or 'short'
+  c.policy.embed_std = 0.02  # of random embeddings
   c.policy.compose_embeddings = False  # phrases start as sums of their words
   c.policy.dtype = 'float32'  # of activations
 

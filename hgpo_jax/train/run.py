@@ -95,7 +95,9 @@ class Run:
     """Draws params at random; see `policy.compose_embeddings`."""
     key = key_of(self.config.seed, INIT)
     params = jax.jit(qwen2.init_params, static_argnums=0)(self.model, key)
-    if self.config.policy.compose_embeddings:
+    policy = self.config.policy
+    params['embed'] *= policy.embed_std / qwen2.INIT_STD
+    if policy.compose_embeddings:
       parts = tokenizer_lib.token_parts(self.tokenizer)
       params['embed'] = composed(params['embed'], parts)
     return params

@@ -6,10 +6,10 @@
 
 from __future__ import annotations
 
-import json
 import pathlib
 import sys
 from collections.abc import Sequence
+from typing import Any
 
 import ml_collections
 from absl import app, flags
@@ -19,6 +19,7 @@ from hgpo_jax.policy import tokenizer as tokenizer_lib
 from hgpo_jax.policy.sampling import Sampling
 from hgpo_jax.train import checkpoint, evaluate, metrics, tasks, trainer
 from hgpo_jax.train import run as run_lib
+from hgpo_jax.types import ConfigError
 
 _CHECKPOINT = flags.DEFINE_string(
   'checkpoint', None, 'Folder of a training run.', required=True
@@ -32,7 +33,9 @@ _ROOT = flags.DEFINE_string(
   'root', '', 'Folder that holds json_2.1.1/; default: $ALFWORLD_DATA.'
 )
 _GAMES = flags.DEFINE_integer('games', 0, 'How many; 0 plays the whole split.')
-_MAX_TURNS = flags.DEFINE_integer('max_turns', 50, 'Step limit of an episode.')
+_MAX_TURNS = flags.DEFINE_integer(
+  'max_turns', None, "Step limit; default: 50 for files, else the run's own."
+)
 _TEMPERATURE = flags.DEFINE_float('temperature', 0.4, 'Of sampling.')
 _SEED = flags.DEFINE_integer('seed', 123, 'Of sampling.')
 _TEMPLATE = flags.DEFINE_string(
@@ -54,64 +57,68 @@ def main(argv: Sequence[str]) -> None:
     raise app.UsageError(f'unknown arguments {argv[1:]}')
   try:
     result = run()
-  except (checkpoint.CheckpointError, EnvError, ValueError) as error:
+  except (checkpoint.CheckpointError, ConfigError, EnvError, OSError) as error:
     sys.exit(f'{type(error).__name__}: {error}')
   print(evaluate.table(result))
 
 
-def run() -> dict:
-  """Plays and writes `evaluation_<split>.json` beside the checkpoints."""
+def run() -> dict[str, Any]:
+  """Plays, and writes the result beside the checkpoints."""
   folder = pathlib.Path(_CHECKPOINT.value)
   with checkpoint.opened(folder / 'checkpoints') as store:
-    config = ml_collections.ConfigDict(store.meta(_STEP.value)['config'])
-    if config.env.world == 'alfworld':
-      config.env.alfworld.update(
-        data=_DATA.value,
-        root=_ROOT.value,
-        engine=_ENGINE.value,
-        max_turns=_MAX_TURNS.value,
-      )
-    _widen(config.sampling)
-    if _TEMPLATE.value:
-      config.env.template_file = _TEMPLATE.value
+    step = _STEP.value if _STEP.value is not None else store.latest()
+    config = ml_collections.ConfigDict(store.meta(step)['config'])
+    _change(config, folder)
+    tokenizer = tokenizer_lib.load(folder / 'warm_start' / 'tokenizer')
     with trainer.open_seat(config) as seat:
-      tokenizer = tokenizer_lib.load(folder / 'tokenizer')
-      run = run_lib.Run(config, seat, tokenizer)
-      params = store.restore_params(run.init_params(), _STEP.value)
-      numbers = tasks.eval_tasks(
-        _GAMES.value, seat.world.num_tasks(_SPLIT.value)
-      )
-      played = run.player.play(
+      seated = run_lib.Run(config, seat, tokenizer)
+      params = store.restore_params(seated.init_params(), step)
+      size = seat.world.num_tasks(_SPLIT.value)
+      if size is None and not _GAMES.value:
+        raise ConfigError('this split has no end: say how many with --games.')
+      numbers = tasks.eval_tasks(_GAMES.value, size)
+      played = seated.player.play(
         params,
         [seat.make_task(_SPLIT.value, n) for n in numbers],
         run_lib.key_of(_SEED.value, run_lib.EVALUATION),
         Sampling(_TEMPERATURE.value),
       )
-      result = evaluate.summarise(played, seat.world.kind)
-  path = folder / f'evaluation_{_SPLIT.value}_{_DATA.value}.json'
-  metrics.write_json(path, {**flags_used(), **result})
-  print(json.dumps({'written': str(path)}))
+      result = {
+        'step': step,
+        'split': _SPLIT.value,
+        'data': _DATA.value,
+        'temperature': _TEMPERATURE.value,
+        'seed': _SEED.value,
+        'engine': _ENGINE.value,
+        'dropped_choices': seated.codec.dropped,
+        **evaluate.summarise(played, seat.world.kind),
+      }
+  name = '_'.join(
+    str(result[key]) for key in ('split', 'data', 'temperature', 'seed', 'step')
+  )
+  metrics.write_json(folder / f'evaluation_{name}.json', result)
+  print(f'{folder}/evaluation_{name}.json written')
   return result
 
 
-def _widen(sampling: ml_collections.ConfigDict) -> None:
-  """Makes room for games with longer names and fuller rooms."""
+def _change(config: ml_collections.ConfigDict, folder: pathlib.Path) -> None:
+  """Puts the flags into the config that the policy was trained with."""
+  sampling = config.sampling
   longest = max(sampling.prompt_buckets)
   while longest < _MAX_PROMPT.value:
     longest = min(2 * longest, _MAX_PROMPT.value)
     sampling.prompt_buckets = (*sampling.prompt_buckets, longest)
   sampling.max_reply = max(sampling.max_reply, _MAX_REPLY.value)
-  sampling.choice_buckets = (*sampling.choice_buckets, 128, 256)
-
-
-def flags_used() -> dict:
-  return {
-    'split': _SPLIT.value,
-    'data': _DATA.value,
-    'temperature': _TEMPERATURE.value,
-    'seed': _SEED.value,
-    'max_turns': _MAX_TURNS.value,
-  }
+  widest = max(sampling.choice_buckets)
+  sampling.choice_buckets = (*sampling.choice_buckets, 2 * widest, 4 * widest)
+  config.env.template_file = _TEMPLATE.value or str(folder / 'template.json')
+  if config.env.world == 'alfworld':
+    files = _DATA.value == 'files'
+    config.env.alfworld.update(
+      data=_DATA.value, root=_ROOT.value, engine=_ENGINE.value
+    )
+    if files or _MAX_TURNS.value:
+      config.env.alfworld.max_turns = _MAX_TURNS.value or 50
 
 
 if __name__ == '__main__':

@@ -13,6 +13,7 @@ from ml_collections import config_flags
 
 from envs.base import EnvError
 from hgpo_jax.train import checkpoint, evaluate, trainer
+from hgpo_jax.types import ConfigError
 
 _CONFIG = config_flags.DEFINE_config_file(
   'config', 'experiments/configs/alfworld_tiny.py', 'The experiment.'
@@ -33,7 +34,17 @@ def main(argv: Sequence[str]) -> None:
   start = time.perf_counter()
   try:
     summary = trainer.train(config, folder, resume=_RESUME.value)
-  except (trainer.Interrupted, checkpoint.CheckpointError, EnvError) as error:
+  except KeyboardInterrupt:
+    sys.exit(
+      'Stopped. The same command with --resume goes on from what is saved.'
+    )
+  except (
+    trainer.Interrupted,
+    checkpoint.CheckpointError,
+    ConfigError,
+    EnvError,
+    OSError,
+  ) as error:
     sys.exit(f'{type(error).__name__}: {error}')
   results = {k: v for k, v in summary.items() if k in ('warm_start', 'final')}
   if results:

@@ -15,6 +15,10 @@ import jax
 import numpy as np
 
 
+class ConfigError(ValueError):
+  """A config field holds what cannot work; the text names field and cure."""
+
+
 @dataclasses.dataclass(frozen=True)
 class Turn:
   """One prompt, one reply, and what came of it.

@@ -70,6 +70,14 @@ def test_pack_pads_prompts_left_and_replies_right():
   np.testing.assert_array_equal(long.ref_log_probs[:2], -table[[1, 2]])
 
 
+def test_what_does_not_fit_is_told():
+  with pytest.raises(ValueError, match='choice_buckets=.2, 4.: add a larger'):
+    SHAPES.choice_width(5)
+  assert [SHAPES.choice_width(n) for n in (0, 1, 3)] == [0, 2, 4]
+  with pytest.raises(ValueError, match='prompt_buckets is .8, 4.'):
+    batching.Shapes(prompt=(8, 4), reply=3, choices=(2,), micro=2)
+
+
 @pytest.mark.parametrize('rows, size', [(1, 4), (10, 4), (17, 8)])
 def test_minibatches_hold_every_row_once_in_even_parts(rows, size):
   parts = batching.minibatches(rows, size, (0, 1))

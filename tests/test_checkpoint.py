@@ -34,10 +34,31 @@ def test_round_trip_is_exact_and_the_last_ones_are_kept(store):
 
 def test_other_shapes_are_named(store):
   store.save(0, state(), {})
-  with pytest.raises(checkpoint.CheckpointError, match=r'params/w.*\(3, 2\)'):
+  with pytest.raises(
+    checkpoint.CheckpointError, match=r'params/w: float32\[3, 2\]'
+  ):
     store.restore(state(width=4))
   with pytest.raises(checkpoint.CheckpointError, match='extra: absent'):
     store.restore({**state(), 'extra': jnp.zeros(1)})
+
+
+def test_another_dtype_is_a_misfit_and_not_damage(store):
+  store.save(0, state(), {})
+  other = {**state(), 'params': {'w': jnp.zeros((3, 2), jnp.bfloat16)}}
+  with pytest.raises(checkpoint.CheckpointError, match='bfloat16.*config'):
+    store.restore(other)
+
+
+def test_params_alone_can_be_read(store):
+  store.save(0, state(seed=5), {})
+  params = store.restore_params(state()['params'])
+  jax.tree.map(np.testing.assert_array_equal, params, state(seed=5)['params'])
+
+
+def test_a_save_that_cannot_be_is_told(store):
+  store.save(5, state(), {})
+  with pytest.raises(checkpoint.CheckpointError, match='later steps than 3'):
+    store.save(3, state(), {})
 
 
 def test_a_damaged_file_is_refused_and_the_older_step_named(store):

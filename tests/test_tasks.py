@@ -24,6 +24,12 @@ def test_bounded_tasks_are_visited_equally_often():
   assert tasks.train_tasks(0, 9, 5, 7) == tasks.train_tasks(0, 9, 5, 7)
 
 
+def test_demonstrations_of_a_bounded_split_come_in_an_order_of_their_own():
+  shown = tasks.demonstration_tasks(0, 14, 7)
+  assert sorted(shown[:7]) == list(range(7))
+  assert shown[:7] != tasks.train_tasks(0, 0, 7, 7)
+
+
 def test_evaluation_plays_each_game_once():
   assert tasks.eval_tasks(0, 140) == list(range(140))
   assert tasks.eval_tasks(512, 140) == list(range(140))

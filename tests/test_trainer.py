@@ -15,6 +15,7 @@ import pytest
 
 from experiments.configs import toy
 from hgpo_jax.train import checkpoint, trainer
+from hgpo_jax.types import ConfigError
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 
@@ -108,7 +109,7 @@ def test_a_killed_run_resumes_to_the_same_numbers(tmp_path):
   """SIGKILL at a random moment, then --resume, against an unbroken run."""
   flags = [
     f'--config={ROOT}/experiments/configs/toy.py',
-    '--config.iterations=400',
+    '--config.iterations=150',
     '--config.checkpoint.every=3',
   ]
 
@@ -125,7 +126,7 @@ def test_a_killed_run_resumes_to_the_same_numbers(tmp_path):
 
   broken = start('broken')
   metrics = tmp_path / 'broken' / 'run' / 'metrics.jsonl'
-  stop_at = random.randint(5, 200)
+  stop_at = random.randint(2, 100)
   while broken.poll() is None and (
     not metrics.exists() or metrics.read_text().count('\n') < stop_at
   ):
@@ -169,7 +170,14 @@ def test_a_resumed_run_must_have_the_same_config(learned):
 
 
 def test_a_mistyped_name_lists_what_there_is(tmp_path):
-  with pytest.raises(ValueError, match="'hgpoo'.*hgpo"):
-    trainer.train(config(algo__estimator='hgpoo'), tmp_path / 'a')
-  with pytest.raises(ValueError, match='policy.preset'):
-    trainer.train(config(policy__preset='big'), tmp_path / 'b')
+  for changes, match in (
+    ({'algo__estimator': 'hgpoo'}, "'hgpoo'.*'hgpo'"),
+    ({'algo__hgpo__weighting': 'heavy'}, 'algo.hgpo.*heavy.*paper'),
+    ({'policy__preset': 'big'}, "policy.preset is 'big'"),
+    ({'loss__kl': 'k4'}, "loss.kl is 'k4'"),
+    ({'loss__aggregation': 'sum'}, 'loss.aggregation'),
+    ({'rollout__groups': 0}, 'rollout.groups is 0'),
+  ):
+    with pytest.raises(ConfigError, match=match):
+      trainer.train(config(**changes), tmp_path / 'run')
+  assert not (tmp_path / 'run' / 'warm_start').exists()

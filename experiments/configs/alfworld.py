@@ -1,7 +1,9 @@
-"""The paper's ALFWorld setting (HGPO, K = 2) on the released games.
+"""The paper's rollout and loss settings for ALFWorld (HGPO, K = 2).
 
-Needs `alfworld-download` and a policy that can read; the sizes are those of
-Qwen2.5-1.5B. With `--config.policy.preset=tiny` it is a smoke test.
+`python -m experiments.train --config=experiments/configs/alfworld.py` plays the
+released games under $ALFWORLD_DATA with the paper's words. The policy is the
+tiny size from random init, so this shows that the setting runs, not what the
+paper's Qwen2.5 policies reach.
 """
 
 import ml_collections

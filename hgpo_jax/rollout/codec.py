@@ -15,6 +15,7 @@ class Codec:
   def __init__(self, tokenizer: PreTrainedTokenizerFast, max_reply: int):
     """Takes the tokenizer, and how many tokens a reply may have."""
     self.tokenizer, self._max_reply = tokenizer, max_reply
+    self.dropped = 0  # allowed replies that were too long to be offered
     self._replies: dict[str, tuple[int, ...]] = {}
 
   def prompts(self, messages: Sequence[str]) -> list[list[int]]:
@@ -29,6 +30,7 @@ class Codec:
     Raises: ValueError if all of them are.
     """
     found = tuple(r for r in self.replies(texts) if len(r) <= self._max_reply)
+    self.dropped += len(texts) - len(found)
     if texts and not found:
       raise ValueError(
         f'all {len(texts)} allowed replies have more than {self._max_reply} '

@@ -70,6 +70,16 @@ class Player:
       )
     return played
 
-  def compilations(self) -> int:
-    """Returns how many shapes of prefill and decode were compiled so far."""
-    return sum(g.num_compilations for g in self._generators.values())
+  def compilations(self) -> str:
+    """Says how often generation was compiled, and how often it can be.
+
+    Ways of sampling that differ in temperature alone share compilations.
+    """
+    shapes: dict[tuple, set] = {}
+    bound: dict[tuple, int] = {}
+    for how, generator in self._generators.items():
+      kind = (how.temperature > 0, how.top_k, how.top_p)
+      shapes.setdefault(kind, set()).update(generator.shapes)
+      bound[kind] = generator.max_compilations
+    count = sum(map(len, shapes.values()))
+    return f'compiled {count} shapes of generation, of {sum(bound.values())}'

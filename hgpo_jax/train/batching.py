@@ -14,6 +14,9 @@ from hgpo_jax.advantages import Rows, intern
 from hgpo_jax.advantages import returns as returns_lib
 from hgpo_jax.policy import generate
 
+# What a seed is for stands last in it, so that no two purposes share a stream.
+_ORDER = 1
+
 
 @dataclasses.dataclass(frozen=True)
 class Shapes:
@@ -31,10 +34,22 @@ class Shapes:
   choices: tuple[int, ...]
   micro: int
 
+  def __post_init__(self) -> None:
+    for name in ('prompt', 'choices'):
+      sizes = getattr(self, name)
+      if not sizes or list(sizes) != sorted(sizes):
+        raise types.ConfigError(
+          f'sampling.{name}_buckets is {sizes}; expected ascending sizes.'
+        )
 
-def bucket(size: int, buckets: Sequence[int]) -> int:
-  """Returns the smallest bucket that holds `size`, or the largest one."""
-  return next((b for b in buckets if b >= size), buckets[-1])
+  def choice_width(self, widest: int) -> int:
+    """Returns the A that holds `widest` choices; 0 where there are none."""
+    if widest > self.choices[-1]:
+      raise types.ConfigError(
+        f'{widest} allowed replies for one prompt, but the largest of '
+        f'sampling.choice_buckets={self.choices}: add a larger one.'
+      )
+    return next(a for a in (0, *self.choices) if a >= widest)
 
 
 def round_up(size: int, multiple: int) -> int:
@@ -125,9 +140,9 @@ def pack(
 ) -> tuple[list[np.ndarray], tuple[types.Batch, ...]]:
   """Lays rows out by length: one batch for each prompt bucket.
 
-  The shapes do not depend on the lengths that happen to occur, so that one
-  compilation serves a whole run; empty places cost nothing, as micro-batches
-  of padding are not computed.
+  The shapes do not depend on the lengths that happen to occur, only on the
+  bucket of the widest choices, so that a compilation or two serve a whole run;
+  empty places cost nothing, as micro-batches of padding are not computed.
 
   Args:
     turns: all rows of the iteration.
@@ -143,8 +158,7 @@ def pack(
   lengths = np.asarray([turns[i].prompt.size for i in index])
   place = np.searchsorted(bounds, lengths)  # the smallest bucket that holds it
   parts = [index[place == b] for b in range(len(shapes.prompt))]
-  widest = max(len(turns[i].choices) for i in index)
-  width = bucket(widest, shapes.choices) if widest else 0
+  width = shapes.choice_width(max(len(turns[i].choices) for i in index))
   return parts, tuple(
     _pack(turns, columns, part, shapes, size, prompt, width)
     for part, prompt in zip(parts, shapes.prompt, strict=True)
@@ -208,5 +222,5 @@ def minibatches(rows: int, size: int, seed: Sequence[int]) -> list[np.ndarray]:
 
   Returns: row numbers; together, every row once.
   """
-  order = np.random.default_rng(seed).permutation(rows)
+  order = np.random.default_rng((*seed, _ORDER)).permutation(rows)
   return np.array_split(order, -(-rows // size))

@@ -79,7 +79,7 @@ class Checkpoints:
     """
     if step in self._manager.all_steps():
       return
-    self._manager.save(
+    written = self._manager.save(
       step,
       args=ocp.args.Composite(
         state=ocp.args.StandardSave(state),
@@ -87,6 +87,12 @@ class Checkpoints:
       ),
     )
     self._manager.wait_until_finished()
+    if not written:
+      raise CheckpointError(
+        f'{self.folder} holds later steps than {step}: '
+        f'{sorted(self._manager.all_steps())}. Resume that run, or give '
+        'another run_dir.'
+      )
 
   def meta(self, step: int | None = None) -> dict[str, Any]:
     """Reads what was saved beside the state of `step` (default: the newest)."""
@@ -172,8 +178,8 @@ class Checkpoints:
       saved = self._manager.item_metadata(step)['state']
     except Exception as error:
       raise self._damaged(step, error) from error
-    old = {name: tuple(leaf.shape) for name, leaf in _leaves(saved)}
-    new = {name: tuple(leaf.shape) for name, leaf in _leaves(like)}
+    old = {name: _kind(leaf) for name, leaf in _leaves(saved)}
+    new = {name: _kind(leaf) for name, leaf in _leaves(like)}
     wrong = [
       f'{name}: {old.get(name, "absent")} -> {new.get(name, "absent")}'
       for name in sorted(old.keys() | new.keys())
@@ -215,6 +221,10 @@ def _leaves(tree: Any) -> list[tuple[str, Any]]:
     ('/'.join(_key(k) for k in path if _key(k) != 'value'), leaf)
     for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
   ]
+
+
+def _kind(leaf: Any) -> str:
+  return f'{np.dtype(leaf.dtype).name}{list(leaf.shape)}'
 
 
 def _key(entry: Any) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import jax
@@ -12,8 +12,13 @@ import numpy as np
 import optax
 
 from hgpo_jax import types
-from hgpo_jax.advantages import ESTIMATORS
+from hgpo_jax.advantages import ESTIMATORS, Rows
+from hgpo_jax.losses import aggregate, kl
 from hgpo_jax.train import batching, update
+
+# What a seed is for stands last in it; see also `batching.minibatches`.
+_SHUFFLE = 2
+_OLD_LOG_PROBS = ('score', 'sampler')
 
 
 class Learner:
@@ -34,12 +39,7 @@ class Learner:
     """
     self._config, self._shapes = config, shapes
     loss = dict(config.loss)
-    self._rescore = (
-      _one_of(
-        'loss.old_log_probs', loss.pop('old_log_probs'), ('score', 'sampler')
-      )
-      == 'score'
-    )
+    self._rescore = loss.pop('old_log_probs') == 'score'
     optim = dict(config.optim)
     self._epochs, self._minibatch = optim.pop('epochs'), optim.pop('minibatch')
     optim.pop('microbatch')
@@ -66,7 +66,7 @@ class Learner:
     )
     values = np.asarray(self._estimate(rows))[: int(rows.mask.sum())]
     if algo.shuffle_advantages:
-      values = np.random.default_rng(seed).permutation(values)
+      values = np.random.default_rng((*seed, _SHUFFLE)).permutation(values)
     return algo.advantage_sign * values
 
   def log_probs(self, params: Any, turns: Sequence[types.Turn]) -> np.ndarray:
@@ -133,17 +133,37 @@ class Learner:
     return batching.pack(turns, columns, index, self._shapes, size)
 
 
+def check(config: Any) -> None:
+  """Refuses names and options that the learner does not know, at start-up.
+
+  Raises: ConfigError with the field, what it holds and what it may hold.
+  """
+  one_of('loss.old_log_probs', config.loss.old_log_probs, _OLD_LOG_PROBS)
+  one_of('loss.kl', config.loss.kl, kl.ESTIMATORS)
+  one_of('loss.aggregation', config.loss.aggregation, aggregate.AGGREGATES)
+  one_of('algo.estimator', config.algo.estimator, ESTIMATORS)
+  number: Any = jax.ShapeDtypeStruct((4,), np.int32)
+  real: Any = jax.ShapeDtypeStruct((4,), np.float32)
+  mask: Any = jax.ShapeDtypeStruct((4,), bool)
+  rows = Rows(number, number, number, number, real, real, mask)
+  try:
+    jax.eval_shape(_estimator(config), rows)
+  except (TypeError, ValueError) as error:
+    raise types.ConfigError(f'algo.{config.algo.estimator}: {error}') from error
+
+
 def _estimator(config: Any) -> Callable[..., jax.Array]:
   """Returns the estimator with its options; one with a depth is given K."""
-  algo = config.algo
-  name = _one_of('algo.estimator', algo.estimator, tuple(ESTIMATORS))
-  options = dict(algo.get(name, {}))
+  name = config.algo.estimator
+  options = dict(config.algo.get(name, {}))
   if 'depth' in inspect.signature(ESTIMATORS[name]).parameters:
     options.setdefault('depth', config.env.history)
   return functools.partial(ESTIMATORS[name], **options)
 
 
-def _one_of(field: str, value: str, known: Sequence[str]) -> str:
+def one_of(field: str, value: str, known: Iterable[str]) -> None:
+  """Raises ConfigError unless `value` is among the `known` names."""
   if value not in known:
-    raise ValueError(f'{field} is {value!r}; expected one of {sorted(known)}.')
-  return value
+    raise types.ConfigError(
+      f'{field} is {value!r}; expected one of {sorted(known)}.'
+    )

@@ -1,4 +1,8 @@
-"""Named numbers -> console, metrics.jsonl, TensorBoard."""
+"""Named numbers -> console, metrics.jsonl, TensorBoard.
+
+Names that begin with `time/` are the only ones that may differ between equal
+runs.
+"""
 
 from __future__ import annotations
 
@@ -11,9 +15,6 @@ from typing import Any
 
 import tqdm
 from tensorboardX import SummaryWriter
-
-# Timing and speed: the only fields that may differ between equal runs.
-TIMING_PREFIX = 'time/'
 
 # Console label -> metric.
 _BAR = {
@@ -75,10 +76,6 @@ class Metrics:
       refresh=False,
     )
     self._bar.update()
-
-  def say(self, text: str) -> None:
-    """Prints a line without breaking the bar."""
-    self._bar.write(text)
 
   def close(self) -> None:
     self._bar.close()

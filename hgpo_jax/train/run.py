@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import hashlib
+import os
 import pathlib
 import shutil
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 import jax
@@ -21,7 +24,15 @@ from hgpo_jax.policy.sampling import Sampling
 from hgpo_jax.rollout import collect
 from hgpo_jax.rollout.codec import Codec
 from hgpo_jax.rollout.player import Player
-from hgpo_jax.train import batching, evaluate, tasks, update, warmstart
+from hgpo_jax.train import (
+  batching,
+  checkpoint,
+  evaluate,
+  learner,
+  tasks,
+  update,
+  warmstart,
+)
 
 # What keys are for; every purpose has a number of its own.
 INIT, ROLLOUT, EVALUATION, ORDER = range(4)
@@ -41,12 +52,14 @@ class Seat:
     world: tasks, their kinds, demonstrations (see envs/world.py).
     make_task: (split, index) -> task.
     agent: the words.
+    words: the template as JSON, by which a warm start is told apart.
     step_envs: the environments.
   """
 
   world: Any
   make_task: Callable[[str, int], Any]
   agent: collect.AgentLayer
+  words: Mapping[str, Any]
   step_envs: collect.StepEnvs
 
 
@@ -135,16 +148,24 @@ class Run:
     return self.player.play(params, group, key, self.sampling)
 
   def evaluate(self, params: Any) -> dict[str, dict[str, Any]]:
-    """Plays the evaluation games: split -> temperature -> result."""
+    """Plays the evaluation games: split -> temperature -> result.
+
+    Games and keys depend on `eval` alone, so that results are paired.
+    """
     c, seat = self.config.eval, self.seat
+    place = 0
     results: dict[str, dict[str, Any]] = {}
     for split in c.splits:
       numbers = tasks.eval_tasks(c.games, seat.world.num_tasks(split))
       games = [seat.make_task(split, n) for n in numbers]
       for temperature in c.temperatures:
         trajectories = self.player.play(
-          params, games, key_of(c.seed, EVALUATION), Sampling(temperature)
+          params,
+          games,
+          key_of(c.seed, EVALUATION, place),
+          Sampling(temperature),
         )
+        place += 1
         results.setdefault(split, {})[str(temperature)] = evaluate.summarise(
           trajectories, seat.world.kind
         )
@@ -177,11 +198,6 @@ def model_config(policy: Any, vocab_size: int) -> qwen2.Config:
     policy: the experiment's `policy` fields.
     vocab_size: of the tokenizer; a released size keeps its padded vocabulary.
   """
-  if policy.preset not in qwen2.CONFIGS:
-    raise ValueError(
-      f'policy.preset is {policy.preset!r}; expected one of '
-      f'{sorted(qwen2.CONFIGS)}.'
-    )
   preset = qwen2.CONFIGS[policy.preset]
   released = preset.vocab_size if policy.preset != 'tiny' else 0
   return dataclasses.replace(
@@ -194,29 +210,66 @@ def model_config(policy: Any, vocab_size: int) -> qwen2.Config:
   )
 
 
+def check(config: ml_collections.ConfigDict) -> None:
+  """Refuses a config that cannot work, before anything is made.
+
+  Raises: ConfigError with the field, what it holds and what it may hold.
+  """
+  learner.check(config)
+  learner.one_of('policy.preset', config.policy.preset, qwen2.CONFIGS)
+  learner.one_of(
+    'policy.chat', config.policy.chat, tokenizer_lib.CHAT_TEMPLATES
+  )
+  for field in ('rollout.groups', 'rollout.group_size', 'optim.minibatch'):
+    section, name = field.split('.')
+    if config[section][name] < 1:
+      raise types.ConfigError(
+        f'{field} is {config[section][name]}; expected at least 1.'
+      )
+
+
 def warm_start(
   config: ml_collections.ConfigDict, seat: Seat, folder: pathlib.Path
 ) -> tuple[Run, Any]:
   """Builds the run, and the params that RL starts from (the KL's reference).
 
-  The tokenizer and the cloned params are cached beside the run, under a name
-  that stands for every setting they depend on.
+  They stand in `folder/warm_start`, the run's own, and are made once for all
+  runs with equal settings, in `cache` beside the run.
 
   Args:
     config: the experiment.
     seat: its world.
-    folder: the run's; the tokenizer is written there too.
+    folder: the run's.
+
+  Raises: CheckpointError if `folder` holds the warm start of other settings.
   """
-  cache = warmstart.cache_folder(folder.parent / 'cache', _settings(config))
-  words = cache / 'tokenizer'
-  if words.exists():
-    run = Run(config, seat, tokenizer_lib.load(words))
-    params = warmstart.load(cache / 'params', run.init_params())
-    if params is not None:
+  own = folder / 'warm_start'
+  cache = warmstart.cache_folder(
+    folder.parent / 'cache', _settings(config, seat)
+  )
+  if not own.exists():
+    if cache.exists():
       print(f'warm start: from {cache}')
-      _copy(words, folder / 'tokenizer')
-      return run, params
-    shutil.rmtree(cache)  # cut off while it was written
+    else:
+      with _made_at_once(cache) as scratch:
+        _make_warm_start(config, seat, scratch)
+        (scratch / 'key').write_text(cache.name)
+    with _made_at_once(own) as scratch:
+      shutil.copytree(cache, scratch, dirs_exist_ok=True)
+  if (own / 'key').read_text() != cache.name:
+    raise checkpoint.CheckpointError(
+      f'{own} was made with other settings of env, policy, warmstart or the '
+      'template. Give them their old values, or another run_dir.'
+    )
+  run = Run(config, seat, tokenizer_lib.load(own / 'tokenizer'))
+  with checkpoint.opened(own / 'params') as store:
+    return run, store.restore(run.init_params())
+
+
+def _make_warm_start(
+  config: ml_collections.ConfigDict, seat: Seat, folder: pathlib.Path
+) -> None:
+  """Writes `tokenizer/` and `params/` from the expert's episodes."""
   found = list(_examples(config, seat))
   tokenizer = (
     tokenizer_lib.load(config.policy.tokenizer)
@@ -231,10 +284,24 @@ def warm_start(
   params = run.init_params()
   if config.warmstart.games:
     params = _clone(run, params, found[: config.warmstart.games])
-  tokenizer_lib.save(tokenizer, words)
-  warmstart.save(cache / 'params', params)
-  _copy(words, folder / 'tokenizer')
-  return run, params
+  tokenizer_lib.save(tokenizer, folder / 'tokenizer')
+  warmstart.save(folder / 'params', params)
+
+
+@contextlib.contextmanager
+def _made_at_once(folder: pathlib.Path) -> Iterator[pathlib.Path]:
+  """Gives a scratch folder that becomes `folder` when all went well.
+
+  Another process may have made the same meanwhile; then ours is dropped.
+  """
+  scratch = folder.with_name(f'{folder.name}.{os.getpid()}.part')
+  scratch.mkdir(parents=True)
+  try:
+    yield scratch
+    with contextlib.suppress(OSError):
+      scratch.rename(folder)
+  finally:
+    shutil.rmtree(scratch, ignore_errors=True)
 
 
 def _examples(
@@ -262,6 +329,12 @@ def _clone(run: Run, params: Any, found: list[list[warmstart.Example]]) -> Any:
   turns = warmstart.to_turns(
     [x for e in found for x in e], run.codec, run.shapes.reply
   )
+  if not turns:
+    raise types.ConfigError(
+      f'nothing to clone: {c.warmstart.games} games gave {len(found)} episodes '
+      "that the expert won, and no reply of theirs fits. Raise the world's "
+      'max_turns or sampling.max_reply.'
+    )
   bar = tqdm.tqdm(desc=f'cloning {len(turns)} turns', unit='update')
 
   def report(step: int, steps: int, loss: jax.Array) -> None:
@@ -285,15 +358,26 @@ def _clone(run: Run, params: Any, found: list[list[warmstart.Example]]) -> Any:
   return params
 
 
-def _settings(config: ml_collections.ConfigDict) -> dict[str, Any]:
+def _settings(config: ml_collections.ConfigDict, seat: Seat) -> dict[str, Any]:
   """What a warm start depends on, as JSON."""
-  settings = {
-    name: config[name].to_dict()
-    for name in ('env', 'policy', 'warmstart', 'sampling')
+  c = config
+  settings = {n: c[n].to_dict() for n in ('env', 'policy', 'warmstart')}
+  for field in ('servers', 'template', 'template_file'):
+    del settings['env'][field]
+  shapes = ('max_reply', 'prompt_buckets', 'choice_buckets')
+  return {
+    **settings,
+    'seed': c.seed,
+    'words': seat.words,
+    'sampling': {name: c.sampling[name] for name in shapes},
+    'microbatch': c.optim.microbatch,
+    'tokenizer': _digest(c.policy.tokenizer),
   }
-  del settings['env']['servers']
-  return {'seed': config.seed, **settings}
 
 
-def _copy(source: pathlib.Path, target: pathlib.Path) -> None:
-  shutil.copytree(source, target, dirs_exist_ok=True)
+def _digest(folder: str) -> str:
+  """A fingerprint of a tokenizer's folder; '' where none is given."""
+  if not folder:
+    return ''
+  file = pathlib.Path(folder) / 'tokenizer.json'
+  return hashlib.sha256(file.read_bytes()).hexdigest()

@@ -6,10 +6,11 @@ import numpy as np
 
 # Unbounded splits give every seed its own stretch of fresh tasks.
 _STRETCH = 10_000_000
+_TRAIN, _SHOWN = 3, 4
 
 
 def train_tasks(
-  seed: int, step: int, groups: int, num_tasks: int | None
+  seed: int, step: int, groups: int, num_tasks: int | None, tag: int = _TRAIN
 ) -> list[int]:
   """Returns the task numbers of one iteration.
 
@@ -18,6 +19,7 @@ def train_tasks(
     step: iteration, from 0.
     groups: how many tasks an iteration plays.
     num_tasks: size of the split, or None where it is unbounded.
+    tag: what the tasks are for; each purpose walks in an order of its own.
 
   Returns: `groups` numbers. Unbounded: fresh ones, never seen before in this
     run. Bounded: the split is walked in a new random order every epoch, so
@@ -29,7 +31,7 @@ def train_tasks(
   if num_tasks < 1:
     raise ValueError('the train split holds no task; check env.* in the config')
   orders = {
-    epoch: np.random.default_rng((seed, epoch)).permutation(num_tasks)
+    epoch: np.random.default_rng((seed, epoch, tag)).permutation(num_tasks)
     for epoch in {place // num_tasks for place in places}
   }
   return [
@@ -47,7 +49,7 @@ def demonstration_tasks(
   """
   if num_tasks is None:
     return [seed * _STRETCH + _STRETCH // 2 + i for i in range(games)]
-  return train_tasks(seed, 0, games, num_tasks) if games else []
+  return train_tasks(seed, 0, games, num_tasks, _SHOWN) if games else []
 
 
 def eval_tasks(games: int, num_tasks: int | None) -> list[int]:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
+import os
 import pathlib
 import signal
 import time
@@ -45,6 +47,7 @@ def open_seat(config: ml_collections.ConfigDict) -> Iterator[run_lib.Seat]:
       world=world,
       make_task=Task,
       agent=agent_lib.AgentLayer(template, env.history, env.constrained),
+      words=dataclasses.asdict(template),
       step_envs=step_envs,
     )
 
@@ -68,29 +71,38 @@ def train(
     Interrupted: Ctrl-C; a checkpoint was saved.
     checkpoint.CheckpointError: the checkpoint does not fit or is damaged.
   """
+  run_lib.check(config)
   seconds: dict[str, float] = {}
   results: dict[str, Any] = {}
   store = checkpoint.Checkpoints(folder / 'checkpoints', config.checkpoint.keep)
   with contextlib.closing(store), open_seat(config) as seat:
     meta = _resumed(store, config) if resume else None
+    if meta is None:
+      _check_fresh(store)
     metrics.write_json(folder / 'config.json', config.to_dict())
+    metrics.write_json(folder / 'template.json', seat.words)
     with _timed(seconds, 'warm_start'):
       run, reference = run_lib.warm_start(config, seat, folder)
-    learner = Learner(config, run.score(run.sampling.temperature), run.shapes)
+    temperature = run.sampling.scored_temperature
+    learner = Learner(config, run.score(temperature), run.shapes)
     # A step gives its input's memory away; the reference stays.
     params = jax.tree.map(lambda x: x.copy(), reference)
     state = update.init_state(params, learner.optimizer)
+    loop = _Loop(run, learner, store, folder, results, seconds)
     if meta:
       state = store.restore(state)
-      results, seconds = meta['results'], meta['seconds']
-    elif config.eval.games >= 0:
-      with _timed(seconds, 'evaluation'):
-        results['warm_start'] = run.evaluate(reference)
-    loop = _Loop(run, learner, store, folder, results, seconds)
+      results.update(meta['results'])
+      seconds.update(meta['seconds'])
+    else:
+      if config.eval.games >= 0:
+        with _timed(seconds, 'evaluation'):
+          results['warm_start'] = run.evaluate(reference)
+      loop.save(state, 0)
     state = loop.run(state, reference, meta['step'] if meta else 0)
     if config.eval.games >= 0:
       with _timed(seconds, 'evaluation'):
         results['final'] = run.evaluate(state.params)
+    print(run.player.compilations())
   summary = {**results, 'seconds': {k: round(v, 1) for k, v in seconds.items()}}
   metrics.write_json(folder / 'summary.json', summary)
   return summary
@@ -130,22 +142,26 @@ class _Loop:
         log.advance(record)
         if c.samples_every and step % c.samples_every == 0:
           self._write_samples(step, played)
-        if stopped() or done == c.iterations or not done % c.checkpoint.every:
-          self._save(state, done)
-        if stopped() and done < c.iterations:
+        stop = stopped()
+        every = c.checkpoint.every
+        if stop or done == c.iterations or (every and done % every == 0):
+          self.save(state, done)
+        if stop and done < c.iterations:
           raise Interrupted(
             f'Stopped after iteration {done}; it is saved in '
             f'{self._store.folder}. The same command with --resume goes on.'
           )
-    print(f'compiled {self._run.player.compilations()} shapes of generation')
     return state
 
   def _iteration(
     self, state: types.TrainState, reference: Any, step: int
   ) -> tuple[types.TrainState, dict[str, float], list[types.Trajectory]]:
-    c = self._run.config
+    c, codec = self._run.config, self._run.codec
+    dropped = codec.dropped
     with _timed(self._seconds, 'rollout') as rollout_s:
       played = self._run.rollout(state.params, step)
+    dropped = codec.dropped - dropped
+    longest = self._run.shapes.prompt[-1]
     with _timed(self._seconds, 'update') as update_s:
       seed = (c.seed, run_lib.ORDER, step)
       state, scalars = self._learner.update(state, reference, played, seed)
@@ -156,6 +172,10 @@ class _Loop:
       {
         **rollout_scalars(played, c.algo.reward_scale),
         **{f'update/{name}': value for name, value in scalars.items()},
+        'rollout/truncated_prompts': sum(
+          t.prompt.size > longest for t in turns
+        ),
+        'rollout/dropped_choices': dropped,
         'time/rollout_s': rollout_s(),
         'time/update_s': update_s(),
         'time/tokens_per_second': tokens / (rollout_s() + update_s()),
@@ -163,7 +183,8 @@ class _Loop:
       played,
     )
 
-  def _save(self, state: types.TrainState, done: int) -> None:
+  def save(self, state: types.TrainState, done: int) -> None:
+    """Writes a checkpoint from which iteration `done` can be played next."""
     meta = {
       'step': done,
       'results': self._results,
@@ -212,6 +233,15 @@ def flat_results(
   }
 
 
+def _check_fresh(store: checkpoint.Checkpoints) -> None:
+  """Refuses to start over in a folder that holds a run."""
+  if store.latest() is not None:
+    raise checkpoint.CheckpointError(
+      f'{store.folder} holds a run (iteration {store.latest()}). Resume it, or '
+      'give another run_dir.'
+    )
+
+
 def _resumed(
   store: checkpoint.Checkpoints, config: ml_collections.ConfigDict
 ) -> dict[str, Any] | None:
@@ -256,7 +286,8 @@ def _stop_flag() -> Iterator[Callable[[], bool]]:
     if asked:
       raise KeyboardInterrupt
     asked = True
-    print('\nstopping after this iteration; Ctrl-C again stops now', flush=True)
+    # Not print(): the signal may have come in the middle of one.
+    os.write(1, b'\nstopping after this iteration; Ctrl-C again stops now\n')
 
   try:
     before = signal.signal(signal.SIGINT, ask)

@@ -6,7 +6,7 @@ import dataclasses
 import functools
 import re
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 import flax.struct
 import jax
@@ -112,7 +112,7 @@ class PolicyLoss:
 class CloningLoss:
   """Behaviour cloning: the mean negative log-prob of the expert's tokens."""
 
-  aggregation: str = 'token-mean'
+  aggregation: ClassVar[str] = 'token-mean'
 
   def __call__(
     self, scores: Any, batch: types.Batch, mask: Array, over: Denominators
@@ -299,4 +299,9 @@ def _micro_batch(batch: types.Batch, start: Array, rows: int) -> types.Batch:
 
 def _filled(batch: types.Batch, rows: int) -> Array:
   """How many micro-batches hold a row; the rows come first."""
+  if batch.mask.shape[0] % rows:
+    raise ValueError(
+      f'a batch of {batch.mask.shape[0]} places in micro-batches of {rows}: '
+      'expected a multiple.'
+    )
   return -(-jnp.sum(batch.mask, dtype=jnp.int32) // rows)

@@ -18,8 +18,8 @@ from hgpo_jax.train import batching, checkpoint, update
 _VERSION = 1
 
 # One shown turn of an expert's episode: user message, replies that decoding
-# would be limited to, the expert's reply; None where the move was not its own.
-Example = tuple[str, list[str], str | None]
+# would be limited to, the reply to clone.
+Example = tuple[str, list[str], str]
 
 
 def examples(
@@ -27,20 +27,22 @@ def examples(
 ) -> list[Example]:
   """Words an expert's episode as the policy would meet it.
 
+  What is cloned is the expert's advice, also where another move was played;
+  the history of later turns tells what was played.
+
   Args:
-    episode: records with `step`, `action` and `expert`.
+    episode: records with `step`, `action` (played) and `advice`.
     agent: the words.
   """
   task = agent.task(episode[0].step.observation)
   history: list[tuple[str, str]] = []
   found: list[Example] = []
   for shown in episode:
-    reply = agent.written(shown.action) if shown.expert else None
     found.append(
       (
         agent.message(task, history, shown.step),
         list(agent.replies(shown.step)),
-        reply,
+        agent.written(shown.advice),
       )
     )
     history.append((shown.step.observation, shown.action))
@@ -52,19 +54,17 @@ def texts(found: Iterable[Example]) -> Iterable[str]:
   for message, replies, reply in found:
     yield message
     yield from replies
-    if reply is not None:
-      yield reply
+    yield reply
 
 
 def to_turns(
   found: Sequence[Example], codec: collect.Codec, max_reply: int
 ) -> list[types.Turn]:
-  """Encodes the examples that are worth cloning and fit into `max_reply`."""
+  """Encodes the examples whose reply fits into `max_reply`."""
   kept = [
     (message, replies, tokens)
     for message, replies, reply in found
-    if reply is not None
-    and len(tokens := codec.replies([reply])[0]) <= max_reply
+    if len(tokens := codec.replies([reply])[0]) <= max_reply
   ]
   prompts = codec.prompts([message for message, _, _ in kept])
   return [
@@ -140,19 +140,6 @@ def cache_folder(root: pathlib.Path, settings: Any) -> pathlib.Path:
   """Returns the folder of the warm start that `settings` (JSON) describe."""
   text = json.dumps([_VERSION, settings], sort_keys=True)
   return root / hashlib.sha256(text.encode()).hexdigest()[:16]
-
-
-def load(folder: pathlib.Path, like: Any) -> Any | None:
-  """Reads cached params; None where there are none or they are damaged."""
-  if not folder.exists():
-    return None
-  store = checkpoint.Checkpoints(folder)
-  try:
-    return store.restore(like) if store.latest() is not None else None
-  except checkpoint.CheckpointError:
-    return None
-  finally:
-    store.close()
 
 
 def save(folder: pathlib.Path, params: Any) -> None:

@@ -81,7 +81,8 @@ class Projected(NamedTuple):
 def task_text(template: Template, first_observation: str) -> str:
   """Returns the task as the first observation states it."""
   found = re.search(template.task_pattern, first_observation)
-  return (found.group(1) if found else first_observation).strip()
+  task = found.group(1) if found else None
+  return (first_observation if task is None else task).strip()
 
 
 def shown(template: Template, observation: str) -> str:
@@ -99,23 +100,21 @@ def offered(template: Template, admissible: Sequence[str]) -> list[str]:
 def render(
   template: Template,
   task: str,
-  history: Sequence[Turn],
+  recent: Sequence[Turn],
   step: Step,
-  depth: int,
+  taken: int,
 ) -> str:
   """Writes the user message of one turn.
 
   Args:
     template: the words.
     task: what `task_text` found in the first observation.
-    history: every past turn of the episode, oldest first.
+    recent: the past turns to show, the last ones of the episode, oldest first.
     step: the environment's last answer.
-    depth: K, how many past turns are shown.
+    taken: how many turns the episode has had.
 
   Returns: the message. Past turns carry their absolute step number, from 1.
   """
-  taken = len(history)
-  recent = history[max(0, taken - depth) :] if depth else ()
   lines = [
     template.history_line.format(
       step=taken - len(recent) + i + 1,
@@ -156,10 +155,10 @@ def project(
     start, end = lower.find('<action>'), lower.find('</action>')
     tagged = start != -1 and end != -1
     action = (
-      lower[start + len('<action>') : end]
+      lower[start + len('<action>') : end].strip()
       if tagged
       else lower[-template.tail_chars :]
-    ).strip()
+    )
     valid = (
       tagged
       and '<think>' in reply
@@ -186,7 +185,10 @@ def make_template(
 
 
 def load_template(path: str) -> Template:
-  """Reads a template from a JSON object with the fields of `Template`."""
+  """Reads a template from a JSON object with the fields of `Template`.
+
+  Raises: TemplateError unless every message can be written with it.
+  """
   try:
     fields: dict[str, Any] = json.loads(
       pathlib.Path(path).read_text(encoding='utf-8')
@@ -198,22 +200,50 @@ def load_template(path: str) -> Template:
       for name, value in fields.items()
     }
     template = Template(**fields)
+    _check_values(template)
     probe = Step('x', admissible=('a',))
-    render(template, 'task', (), probe, depth=1)
-    render(template, 'task', (Turn('x', 'a'),), probe, depth=1)
+    task_text(template, probe.observation)
+    render(template, 'task', (), probe, taken=0)
+    render(template, 'task', (Turn('x', 'a'),), probe, taken=1)
     template.reply.format(action='a')
-  except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+  except (
+    OSError, ValueError, TypeError, LookupError, AttributeError, re.error
+  ) as error:  # fmt: skip
     known = [field.name for field in dataclasses.fields(Template)]
     raise TemplateError(
       f'{path}: not a template ({type(error).__name__}: {error}). Expected a '
       f'JSON object with fields of {known}; first and later are required.'
     ) from error
-  if template.projection not in ('tags', 'bare'):
-    raise TemplateError(
-      f"{path}: projection is {template.projection!r}, expected 'tags' or "
-      "'bare'."
-    )
   return template
+
+
+def _check_values(template: Template) -> None:
+  """Raises TypeError or ValueError where a field does not hold what it says."""
+  for field in dataclasses.fields(template):
+    value = getattr(template, field.name)
+    required = field.default is dataclasses.MISSING
+    kind = str if required else type(field.default)
+    if type(value) is not kind:
+      raise TypeError(f'{field.name} is {value!r}, expected a {kind.__name__}')
+  if not all(isinstance(action, str) for action in template.hidden_actions):
+    raise TypeError(
+      f'hidden_actions is {template.hidden_actions!r}, expected texts'
+    )
+  for pair in template.replace:
+    if not isinstance(pair, tuple) or [type(x) for x in pair] != [str, str]:
+      raise TypeError(
+        f'replace has {pair!r}, expected pairs [pattern, replacement]'
+      )
+  if template.projection not in ('tags', 'bare'):
+    raise ValueError(
+      f"projection is {template.projection!r}, expected 'tags' or 'bare'"
+    )
+  if template.tail_chars < 1:
+    raise ValueError(f'tail_chars is {template.tail_chars}, expected 1 or more')
+  if re.compile(template.task_pattern).groups < 1:
+    raise ValueError(
+      f'task_pattern is {template.task_pattern!r}, expected a group (...)'
+    )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -236,8 +266,9 @@ class AgentLayer:
   def message(
     self, task: str, history: Sequence[tuple[str, str]], step: Step
   ) -> str:
-    turns = [Turn(*pair) for pair in history]
-    return render(self.template, task, turns, step, self.depth)
+    taken = len(history)
+    recent = [Turn(*pair) for pair in history[max(0, taken - self.depth) :]]
+    return render(self.template, task, recent, step, taken)
 
   def written(self, action: str) -> str:
     """The reply that plays `action`."""

@@ -30,8 +30,8 @@ class Step:
     observation: the text that the agent reads; the raw text is also the state
       by which step-level estimators group.
     admissible: the actions that the world understands now, sorted.
-    reward: the world's own reward of this step (10 for success in ALFWorld
-      belongs to the agent layer, not here), in reward units.
+    reward: the world's own reward of this step, in its own units; what a
+      success is worth to a learner is the learner's to choose.
     terminated: the episode reached an end of the task.
     truncated: the episode was cut off by the step limit.
     won: the task is solved.
@@ -76,6 +76,10 @@ class ResetNeeded(EnvError):
 
 class UnknownTask(EnvError):
   """The split has no task of that index, or the split does not exist."""
+
+
+class BadOptions(EnvError):
+  """A world has no such option, or not with such a value."""
 
 
 class GameError(EnvError):

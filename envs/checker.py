@@ -49,8 +49,9 @@ def check_env(
 
   Checked: the types of a step; admissible actions sorted and unique; equal
   steps for equal tasks and actions, in a fresh environment and in a used one;
-  nonsense answered and not raised; `ResetNeeded` before the first reset and
-  after the end; `UnknownTask` for a split or an index that does not exist.
+  nonsense answered and not raised; `ResetNeeded` before the first reset, after
+  the end and after a reset that failed; `UnknownTask` for a split or an index
+  that does not exist.
 
   Args:
     make_env: makes a fresh environment.
@@ -64,8 +65,12 @@ def check_env(
   _expect_raises(ResetNeeded, lambda: used.step('look'), 'step before reset')
   split = tasks[0].split
   for unknown in (Task('no such split', 0), Task(split, -1)):
+    used.reset(tasks[0])
     reset = functools.partial(used.reset, unknown)
     _expect_raises(UnknownTask, reset, f'reset({unknown})')
+    _expect_raises(
+      ResetNeeded, lambda: used.step('look'), f'step after reset({unknown})'
+    )
   episodes = []
   for number, task in enumerate(tasks):
     rng = random.Random(f'{seed} {number}')

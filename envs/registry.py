@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Mapping
 from typing import Any
 
 from envs.alfworld.env import AlfWorld
-from envs.base import EnvError, TextEnv
+from envs.base import BadOptions, EnvError
 from envs.toy import GuessWorld
 from envs.world import World
 
@@ -17,21 +18,31 @@ WORLDS: dict[str, Callable[..., World]] = {
 
 
 class UnknownWorld(EnvError):
-  """No world is registered under that name, or it lacks that option."""
+  """No world is registered under that name."""
 
 
 def make_world(name: str, config: Mapping[str, Any]) -> World:
-  """Builds the world `name` with the options in `config`."""
+  """Builds the world `name` with the options in `config`.
+
+  Raises:
+    UnknownWorld: there is no such world.
+    BadOptions: it has no such option, or not with such a value.
+  """
   if name not in WORLDS:
     raise UnknownWorld(
       f'no world is called {name!r}; there are {sorted(WORLDS)}.'
     )
+  make = WORLDS[name]
+  signature = inspect.signature(make)
   try:
-    return WORLDS[name](**config)
+    signature.bind(**config)
   except TypeError as error:
-    raise UnknownWorld(f'world {name!r}, options {config!r}: {error}') from None
-
-
-def make_env(name: str, config: Mapping[str, Any]) -> TextEnv:
-  """Makes one environment of the world `name`."""
-  return make_world(name, config).make_env()
+    raise BadOptions(
+      f'world {name!r}: {error}; its options are {list(signature.parameters)}.'
+    ) from None
+  try:
+    return make(**config)
+  except (TypeError, ValueError) as error:
+    raise BadOptions(
+      f'world {name!r} with {dict(config)!r}: {error}'
+    ) from error

@@ -48,6 +48,7 @@ class GuessEnv:
     return len(self._pairs(split))
 
   def reset(self, task: Task) -> Step:
+    self._pair = None  # an unknown task ends the old episode too
     pairs = self._pairs(task.split)
     if not 0 <= task.index < len(pairs):
       raise UnknownTask(
@@ -120,9 +121,9 @@ class GuessWorld:
     env = self.make_env()
     step, turns = env.reset(task), []
     while not step.done:
-      expert = rng.random() >= noise
-      hint = step.observation.removesuffix('.').split()[-1]
-      action = hint if expert else rng.choice(step.admissible)
-      turns.append(Demonstrated(step, action, expert))
+      action = hint = step.observation.removesuffix('.').split()[-1]
+      if rng.random() < noise:
+        action = rng.choice(step.admissible)
+      turns.append(Demonstrated(step, action, hint))
       step = env.step(action)
     return turns if step.won else []

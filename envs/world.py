@@ -13,15 +13,14 @@ class Demonstrated(NamedTuple):
   """One turn of an expert's episode.
 
   Attributes:
-    step: what the expert was shown.
-    action: what was played.
-    expert: whether it was the expert's choice (and is worth cloning) or a
-      random move that was mixed in.
+    step: what the player was shown.
+    action: what was played: the advice, or a random move that was mixed in.
+    advice: the expert's choice in this state; worth cloning either way.
   """
 
   step: Step
   action: str
-  expert: bool
+  advice: str
 
 
 class World(Protocol):

@@ -19,6 +19,15 @@ def need_package(*names: str) -> None:
       pytest.skip(f'{name} is not installed: pip install alfworld')
 
 
+def archive() -> Path:
+  """The released games, or skips: below $HGPO_TEST_DATA, else a known place."""
+  beside = Path(__file__).resolve().parents[2] / 'shared' / 'data'
+  path = Path(os.environ.get('HGPO_TEST_DATA') or beside, _ARCHIVE)
+  if not path.is_file():
+    pytest.skip(f'{path} is not there; HGPO_TEST_DATA names its folder')
+  return path
+
+
 def unpack_released(folder: Path, every: int = 1) -> Path:
   """Unpacks every so-many-th released game of each split, in name order.
 
@@ -26,11 +35,7 @@ def unpack_released(folder: Path, every: int = 1) -> Path:
     folder: becomes the root, which holds `json_2.1.1/{train,valid_seen}`.
     every: 1 unpacks all 3,693 games (300 MB).
   """
-  beside = Path(__file__).resolve().parents[2] / 'shared' / 'data'
-  archive = Path(os.environ.get('HGPO_TEST_DATA') or beside, _ARCHIVE)
-  if not archive.is_file():
-    pytest.skip(f'{archive} is not there; HGPO_TEST_DATA names its folder')
-  with tarfile.open(archive) as tar:
+  with tarfile.open(archive()) as tar:
     files = [member for member in tar.getmembers() if member.isfile()]
     trials = sorted({file.name.rpartition('/')[0] for file in files})
     kept = set(trials[::every])

@@ -5,38 +5,48 @@ import json
 import pytest
 
 from envs import agent
-from envs.agent import Template, Turn, project, render
+from envs.agent import Template, project, render
 from envs.alfworld.prompts import COMPACT, PAPER
 from envs.base import Step
 
 STEP = Step('You see a mug 1.', admissible=('go to desk 1', 'help', 'look'))
 
 
-def test_first_turn_and_depth_zero_show_no_history():
-  history = [Turn('o1', 'a1')]
-  first = render(PAPER, 'find it', [], STEP, 2)
-  assert 'last' not in first
-  shown = render(PAPER, 'find it', history, STEP, 0)
-  assert 'o1' not in shown and shown == first
+def message(template, history, depth):
+  layer = agent.AgentLayer(template, depth, constrained=False)
+  return layer.message('find it', history, STEP)
+
+
+@pytest.mark.parametrize('taken, depth', [(0, 2), (0, 0), (1, 0), (7, 0)])
+def test_first_turn_and_depth_zero_show_no_history(taken, depth):
+  text = message(PAPER, [('o1', 'a1')] * taken, depth)
+  assert 'last' not in text and 'o1' not in text
+  assert 'Your task is to: find it\n' in text
+  assert f'This is step {taken + 1}.' in text
 
 
 def test_history_is_numbered_by_absolute_step():
-  history = [Turn(f'o{i}', f'a{i}') for i in range(1, 6)]
-  text = render(PAPER, 'find it', history, STEP, 2)
+  history = [(f'o{i}', f'a{i}') for i in range(1, 6)]
+  text = message(PAPER, history, 2)
   assert "[Observation 4: 'o4', Action 4: 'a4']" in text
   assert "[Observation 5: 'o5', Action 5: 'a5']" in text
   assert 'o3' not in text
   assert 'taken 5 step(s)' in text and 'This is step 6.' in text
 
 
+def test_a_short_history_is_shown_whole():
+  text = message(COMPACT, [('o1', 'a1'), ('o2', 'a2')], 4)
+  assert text == 'find it\no1\na1\no2\na2\nYou see a mug 1.'
+
+
 def test_admissible_actions_are_quoted_without_help():
-  text = render(PAPER, 'find it', [], STEP, 2)
+  text = message(PAPER, [], 2)
   assert "'go to desk 1'" in text and "'look'" in text
   assert 'help' not in text
 
 
 def test_braces_in_an_observation_are_text():
-  text = render(PAPER, '{task}', [], Step('{observation} {0}'), 2)
+  text = render(PAPER, '{task}', [], Step('{observation} {0}'), 0)
   assert '{observation} {0}' in text
 
 
@@ -54,6 +64,8 @@ def test_braces_in_an_observation_are_text():
     ('<think>x</think><ACTION>look</ACTION>', 'look', True),
     ('<think>\u4e2d</think><action>look</action>', 'look', False),
     ('<think>x</think>' + 'y' * 40, 'y' * 30, False),
+    ('<think>x</think>' + 'y' * 40 + ' \n', 'y' * 28 + ' \n', False),
+    ('<think>x</think><action>  ', '<think>x</think><action>  ', False),
     ('', '', False),
   ],
 )
@@ -76,7 +88,7 @@ def test_compact_cuts_greeting_and_task_from_the_observation():
   )
   task = agent.task_text(COMPACT, first)
   assert task == 'put some mug on desk.'
-  text = render(COMPACT, task, [], Step(first), 2)
+  text = render(COMPACT, task, [], Step(first), 0)
   assert text == 'put some mug on desk.\nYou see a bed 1.'
 
 
@@ -93,21 +105,42 @@ def test_a_template_file_replaces_a_preset(tmp_path):
     )
   )
   template = agent.make_template('paper', {'paper': PAPER}, str(path))
-  text = render(template, 'go', [], STEP, 2)
+  text = render(template, 'go', [], STEP, 0)
   assert text == 'T go O There is a mug 1.'
 
 
-@pytest.mark.parametrize(
-  'content',
-  ['{', '{"first": "x"}', '{"first": "{nope}", "later": "x"}',
-   '{"first": "x", "later": "y", "colour": 1}',
-   '{"first": "x", "later": "y", "projection": "magic"}'],
-)  # fmt: skip
+@pytest.mark.parametrize('content', [
+  '{', '[]', '{"first": "x"}', '{"first": "x", "later": "y", "colour": 1}',
+  '{"first": "{nope}", "later": "y"}', '{"first": "{}", "later": "y"}',
+])  # fmt: skip
 def test_a_broken_template_file_says_what_is_expected(tmp_path, content):
   path = tmp_path / 'words.json'
   path.write_text(content)
+  with pytest.raises(agent.TemplateError, match='words.json.*Expected'):
+    agent.load_template(str(path))
+
+
+@pytest.mark.parametrize('field, value', [
+  ('later', 1), ('history_line', None), ('history_line', '{0}'),
+  ('reply', '{observation}'), ('projection', 'magic'), ('tail_chars', 0),
+  ('tail_chars', -5), ('tail_chars', True), ('tail_chars', 2.5),
+  ('check_admissible', 1), ('hidden_actions', 'help'), ('hidden_actions', [1]),
+  ('task_pattern', 'no group'), ('task_pattern', '(?:none)'),
+  ('task_pattern', '(open'), ('replace', ['ab']), ('replace', [['a']]),
+  ('replace', [['a', 1]]), ('replace', [['(', '']]),
+  ('replace', [['a', '\\1']]),
+])  # fmt: skip
+def test_a_wrong_field_is_refused_by_file(tmp_path, field, value):
+  path = tmp_path / 'words.json'
+  path.write_text(json.dumps({'first': 'x', 'later': 'y', field: value}))
   with pytest.raises(agent.TemplateError, match='words.json'):
     agent.load_template(str(path))
+
+
+def test_a_task_that_is_not_found_is_the_whole_text():
+  for pattern in ('Task: (.*)', '(x)|Say'):
+    template = Template('', '', task_pattern=pattern)
+    assert agent.task_text(template, ' Say red. ') == 'Say red.'
 
 
 def test_an_unknown_preset_names_those_there_are():

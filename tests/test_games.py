@@ -25,6 +25,7 @@ from envs.alfworld.generate import (
   GameSpec,
   generate_game,
 )
+from envs.alfworld.textworld import import_package
 from envs.base import GameError, UnknownTask
 
 # Made anew only when the generator is meant to give other games:
@@ -214,12 +215,10 @@ def test_more_walkthroughs_win_in_textworld(family, split, tmp_path):
 def wins_in_textworld(game: Game, folder: Path) -> bool:
   """Plays the walkthrough in the alfworld package's own engine, from disk."""
   alfworld_data.need_package('textworld', 'alfworld')
-  import textworld
-  from alfworld.agents.environment.alfred_tw_env import AlfredDemangler
-
+  textworld, wrappers = import_package()
   path = write_game(game, folder, 'train')
   infos = textworld.EnvInfos(won=True, admissible_commands=True)
-  world = textworld.start(str(path), infos, wrappers=[AlfredDemangler])
+  world = textworld.start(str(path), infos, wrappers=[wrappers.AlfredDemangler])
   state = world.reset()
   for command in game.walkthrough:
     assert command in state['admissible_commands']
@@ -244,12 +243,17 @@ def test_written_games_read_back_equal_and_in_order(tmp_path):
 
 
 def test_alfworld_finds_what_was_written(tmp_path):
-  game = generate_game(EASY, 'train', 3)
-  beside = json.loads(
-    write_game(game, tmp_path, 'train').with_name('traj_data.json').read_text()
-  )
-  assert beside['task_type'] == game.task_type
-  assert beside['scene']['scene_num'] == floor_plan(game)
+  alfworld_data.need_package('textworld', 'alfworld')
+  for index in range(6):
+    write_game(generate_game(EASY, 'train', index), tmp_path, 'train')
+  _, package = import_package()
+  found = package.AlfredTWEnv({
+    'env': {'goal_desc_human_anns_prob': 0, 'task_types': [1, 2, 3, 4, 5, 6]},
+    'dataset': {'data_path': str(tmp_path), 'num_train_games': 0},
+  })  # fmt: skip
+  ours = load_games(tmp_path, 'train')
+  assert sorted(found.game_files) == [str(path) for path in ours]
+  assert len(ours) == 6
 
 
 def test_some_task_types_only(tmp_path):
@@ -293,8 +297,11 @@ def test_root_is_taken_from_the_environment(tmp_path, monkeypatch):
 
 def test_errors_name_the_file_and_the_cure(tmp_path):
   path = write_game(generate_game(EASY, 'train', 0), tmp_path, 'train')
-  with pytest.raises(GameError, match='has train.*alfworld-download'):
-    load_games(tmp_path, 'valid_unseen')
+  for split in ('valid_unseen', '', '..', 'train/..'):
+    with pytest.raises(UnknownTask, match='has train.*alfworld-download'):
+      load_games(tmp_path, split)
+  with pytest.raises(GameError, match='no splits.*alfworld-download'):
+    load_games(tmp_path / 'elsewhere', 'train')
   with pytest.raises(GameError, match='1 game files'):
     load_games(tmp_path, 'train', TASK_TYPES[4:])
   with pytest.raises(GameError, match='does not exist'):
@@ -309,8 +316,19 @@ def test_errors_name_the_file_and_the_cure(tmp_path):
   path.write_text('[]')
   with pytest.raises(GameError, match='holds list'):
     read_game(path)
-  with pytest.raises(GameError, match='Cannot file'):
-    write_game(Game('x', '', '', '', ''), tmp_path, 'train')
+  for name in ('x', 'a-b-None-c-kitchen/trial', 'a-b-None-c-1/t/u'):
+    with pytest.raises(GameError, match='Cannot file'):
+      write_game(Game(name, '', '', '', ''), tmp_path, 'train')
+
+
+def test_unreadable_files_are_game_errors(tmp_path):
+  path = write_game(generate_game(EASY, 'train', 0), tmp_path, 'train')
+  path.unlink()
+  path.mkdir()  # a folder cannot be read as a file, whoever asks
+  with pytest.raises(GameError, match='cannot be read'):
+    load_games(tmp_path, 'train')
+  with pytest.raises(GameError, match='cannot be read'):
+    read_game(path)
 
 
 def test_released_games_load(released):

@@ -99,7 +99,9 @@ def test_the_expert_wins_and_noise_can_fail():
       world.demonstrate(t, seed=0, explore=0.0, noise=noise) for t in tasks
     ]
 
-  assert all(len(t) == 2 and all(x.expert for x in t) for t in turns(0.0))
+  quiet = [x for t in turns(0.0) for x in t]
+  assert len(quiet) == 2 * len(tasks)
+  assert all(x.action == x.advice == read_hint(x.step) for x in quiet)
   assert turns(0.7) == turns(0.7) and [] in turns(0.7)
 
 
@@ -145,7 +147,12 @@ class Broken(GuessEnv):
   def reset(self, task):
     if self.defect == 'any task' and task.split == 'no such split':
       task = Task('train', 0)
-    step = super().reset(task)
+    pair = self._pair
+    try:
+      step = super().reset(task)
+    except UnknownTask:
+      self._pair = pair if self.defect == 'forgets to end' else None
+      raise
     self.count += self.defect == 'memory'
     admissible = {
       'unsorted': ('red', 'blue'), 'double': ('blue', 'blue'), 'list': ['red'],
@@ -170,6 +177,7 @@ class Broken(GuessEnv):
   ('defect', 'message'),
   [
     ('any task', 'expected UnknownTask'),
+    ('forgets to end', 'expected ResetNeeded'),
     ('memory', 'deterministic'),
     ('unsorted', 'sorted'),
     ('double', 'sorted'),

@@ -20,9 +20,9 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from envs.alfworld.domain import CHANGING
-from envs.alfworld.game import Game
+from envs.alfworld.game import TREATMENTS, Game
 from envs.alfworld.goal import Clause
-from envs.alfworld.world import Action, load
+from envs.alfworld.loaded import Action, load
 from envs.base import ResetNeeded, Step
 
 NOTHING_HAPPENS = 'Nothing happens.'
@@ -31,10 +31,9 @@ _ANYWHERE = tuple(map(Action, ('help', 'inventory', 'look')))
 _NO_EFFECT = frozenset(
   {'help', 'inventory', 'look', 'examinereceptacle', 'examineobject'}
 )
-_TREATMENTS = (
-  ('cleanobject', 'cleanable'),
-  ('heatobject', 'heatable'),
-  ('coolobject', 'coolable'),
+_TREATMENTS = tuple(
+  (f'{treatment.verb}object', treatment.ability)
+  for treatment in TREATMENTS.values()
 )
 
 
@@ -60,33 +59,33 @@ class Engine:
       UnsupportedDomain: the game is not of a form that this engine plays.
     """
     self.game = game
-    world = self._world = load(game)
-    self.id_of: Mapping[str, str] = world.id_of
-    self.objects = self._names(row[0] for row in world.facts['objecttype'])
+    loaded = self._loaded = load(game)
+    self.id_of: Mapping[str, str] = loaded.id_of
+    self.objects = self._names(row[0] for row in loaded.facts['objecttype'])
     self.receptacles = self._names(
-      row[0] for row in world.facts['receptacletype']
+      row[0] for row in loaded.facts['receptacletype']
     )
     self.kind = {
-      name: world.kinds[self.id_of[name]][0]
+      name: loaded.kinds[self.id_of[name]][0]
       for name in self.objects + self.receptacles
     }
     self.place = {
-      world.names[receptacle]: place
-      for receptacle, place in world.place.items()
+      loaded.names[receptacle]: place
+      for receptacle, place in loaded.place.items()
     }
-    self.goal: tuple[Clause, ...] = world.goal
+    self.goal: tuple[Clause, ...] = loaded.goal
     self.won = False
-    # Rows that actions change are sets; the others the world's frozen ones.
-    self._facts: dict[str, Any] = dict(world.facts)
+    # Rows that actions change are sets; the others the game's frozen ones.
+    self._facts: dict[str, Any] = dict(loaded.facts)
     self._running = False
 
   def reset(self) -> Step:
     """Starts an episode; the observation holds the room and the task."""
-    start = self._world.facts
+    start = self._loaded.facts
     self._facts = dict(start) | {p: set(start[p]) for p in CHANGING}
     self._running = True
     self._look_around()
-    return Step(self._world.intro(self._facts), self._admissible, won=self.won)
+    return Step(self._loaded.intro(self._facts), self._admissible, won=self.won)
 
   def step(self, command: str) -> Step:
     """Plays a command; one that is not admissible changes nothing.
@@ -103,7 +102,7 @@ class Engine:
       if action.name not in _NO_EFFECT:
         self._apply(action, place)
         self._look_around()
-      observation = self._world.feedback(action, self._facts, place)
+      observation = self._loaded.feedback(action, self._facts, place)
     self._running = not self.won
     return Step(
       observation,
@@ -151,28 +150,28 @@ class Engine:
   def accepts(self, receptacle: str, obj: str) -> bool:
     """Whether the receptacle's kind can contain the object's kind."""
     ids = self.id_of[receptacle], self.id_of[obj]
-    return self._world.accepts(*ids) is not None
+    return self._loaded.accepts(*ids) is not None
 
   def _names(self, ids: Iterable[str]) -> tuple[str, ...]:
-    return tuple([self._world.names[id_] for id_ in sorted(set(ids))])
+    return tuple([self._loaded.names[id_] for id_ in sorted(set(ids))])
 
   # How the game works.
 
   def _look_around(self) -> None:
     """Finds what can be done now, and whether the game is won."""
     place = self.location
-    options = dict(self._world.journeys(place))
+    options = dict(self._loaded.journeys(place))
     for action in self._actions(place):
-      options[self._world.command(action, place)] = action
+      options[self._loaded.command(action, place)] = action
     self._options = options
     self._admissible = tuple(sorted(options))
-    self.won = self._world.goal_holds(self._facts)
+    self.won = self._loaded.goal_holds(self._facts)
 
   def _actions(self, place: str) -> Iterator[Action]:
     """All that can be done at a place, but for leaving it."""
     yield from _ANYWHERE
     facts = self._facts
-    here = self._world.receptacles_at[place]
+    here = self._loaded.receptacles_at[place]
     held = [obj for _, obj in facts['holds']]
     reachable = set()
     for receptacle in here:
@@ -195,29 +194,29 @@ class Engine:
       yield Action('examineobject', '', obj)
       for receptacle in here:
         yield from self._uses(obj, receptacle, receptacle in reachable)
-      if self._world.is_tool('sliceobject', obj):
+      if self._loaded.is_tool('sliceobject', obj):
         for other, where in facts['objectatlocation']:
           if where == place and (other,) in facts['sliceable']:
             yield Action('sliceobject', '', other, obj)
 
   def _uses(self, obj: str, receptacle: str, open_: bool) -> Iterator[Action]:
     """What can be done with a held object at a receptacle."""
-    if open_ and self._world.accepts(receptacle, obj):
+    if open_ and self._loaded.accepts(receptacle, obj):
       yield Action('putobject', receptacle, obj)
     for name, ability in _TREATMENTS:  # a closed receptacle does too
-      if (obj,) in self._facts[ability] and self._world.is_tool(
+      if (obj,) in self._facts[ability] and self._loaded.is_tool(
         name, receptacle
       ):
         yield Action(name, receptacle, obj)
 
   def _apply(self, action: Action, place: str) -> None:
     """Changes the facts as the action's effects say."""
-    facts, agent = self._facts, self._world.agent
+    facts, agent = self._facts, self._loaded.agent
     name, receptacle, obj, _ = action
     match name:
       case 'gotolocation':
         facts['atlocation'].clear()
-        facts['atlocation'].add((agent, self._world.place[receptacle]))
+        facts['atlocation'].add((agent, self._loaded.place[receptacle]))
       case 'openobject':
         facts['opened'].add((receptacle,))
       case 'closeobject':

@@ -12,12 +12,25 @@ from envs.agent import Template
 from envs.alfworld import expert, games
 from envs.alfworld.engine import Engine
 from envs.alfworld.game import TASK_TYPES, Game
-from envs.alfworld.generate import SPECS, GameSpec, generate_game
+from envs.alfworld.generate import (
+  SPECS,
+  GameSpec,
+  generate_game,
+  generated_type,
+)
 from envs.alfworld.prompts import TEMPLATES
 from envs.alfworld.textworld import TextworldEngine
-from envs.base import GameError, ResetNeeded, Step, Task, UnknownTask
+from envs.base import (
+  BadOptions,
+  GameError,
+  ResetNeeded,
+  Step,
+  Task,
+  UnknownTask,
+)
 from envs.world import Demonstrated
 
+DATA = ('generated', 'files')
 ENGINES = ('fast', 'textworld')
 
 
@@ -53,14 +66,19 @@ class AlfWorld:
         differ from the family's; see `GameSpec`.
       game_seed: other seed, other generated games.
       shuffle_search: whether the expert searches in random order.
+
+    Raises:
+      BadOptions: an option does not have one of these values.
     """
-    if data not in ('generated', 'files') or engine not in ENGINES:
-      raise GameError(
-        f"got data={data!r}, engine={engine!r}; expected data 'generated' or "
-        f"'files' and engine one of {ENGINES}."
-      )
-    if family not in SPECS:
-      raise GameError(f'family is {family!r}; expected one of {sorted(SPECS)}.')
+    for name, value, choices in (
+      ('data', data, DATA),
+      ('engine', engine, ENGINES),
+      ('family', family, tuple(SPECS)),
+    ):
+      if value not in choices:
+        raise BadOptions(f'{name} is {value!r}; expected one of {choices}.')
+    if not isinstance(max_turns, int) or max_turns < 1:
+      raise BadOptions(f'max_turns is {max_turns!r}; expected 1 or more.')
     self._data, self._root = data, root or None
     self._fast, self._max_turns = engine == 'fast', max_turns
     self._task_types, self._game_seed = (
@@ -73,16 +91,20 @@ class AlfWorld:
       'num_objects': num_objects,
       'num_distractors': num_distractors,
     }
-    changes: dict[str, Any] = {k: tuple(v) for k, v in sizes.items() if v}
-    self._spec: GameSpec = dataclasses.replace(
-      SPECS[family], task_types=self._task_types, **changes
-    )
+    changes: dict[str, Any] = {k: _range(k, v) for k, v in sizes.items() if v}
+    try:
+      self._spec: GameSpec = dataclasses.replace(
+        SPECS[family], task_types=self._task_types, **changes
+      )
+    except ValueError as error:
+      raise BadOptions(str(error)) from error
     self._paths = functools.cache(self._list_files)
     # Groups reset the same game many times.
     self._game = functools.lru_cache(maxsize=1024)(self._make_game)
     self._read = functools.lru_cache(maxsize=64)(
       lambda task: Engine(self.game(task))
     )
+    self._walker = AlfWorldEnv(self)  # plays walkthroughs
 
   def make_env(self) -> AlfWorldEnv:
     return AlfWorldEnv(self)
@@ -91,41 +113,62 @@ class AlfWorld:
     return None if self._data == 'generated' else len(self._paths(split))
 
   def kind(self, task: Task) -> str:
-    return self.game(task).task_type
+    if self._data == 'generated':
+      return generated_type(self._spec, task.split, task.index)
+    return games.task_type(self._path(task))
 
   def demonstrate(
     self, task: Task, *, seed: int, explore: float, noise: float
   ) -> list[Demonstrated]:
-    played = expert.demonstration(
-      self.game(task),
-      seed,
-      explore,
-      self._max_turns,
-      noise,
-      self._shuffle_search,
-    )
-    if not played.won:
-      return []
-    return [
-      Demonstrated(
-        Step(turn.observation, turn.admissible), turn.action, turn.was_expert
+    """Plays as the expert, or the game's walkthrough where that fails."""
+    game = self.game(task)
+    try:
+      played = expert.demonstration(
+        game, seed, explore, self._max_turns, noise, self._shuffle_search
       )
-      for turn in played.steps
-    ]
+    except GameError:  # it does not know the goal, or its engine the domain
+      if not game.walkthrough:
+        raise
+    else:
+      if played.won:
+        return list(played.steps)
+    return self._walk(task, game.walkthrough)
 
   def game(self, task: Task) -> Game:
     """Returns the game of a task; raises UnknownTask if there is none."""
     return self._game(task)
 
-  def start(self, task: Task) -> Engine | TextworldEngine:
-    """Returns a fresh engine for a task."""
+  def start(
+    self, task: Task, used: Engine | TextworldEngine | None = None
+  ) -> Engine | TextworldEngine:
+    """Returns an engine with a task's game in it, not yet reset.
+
+    Args:
+      task: whose game.
+      used: an engine of this world that is not needed any more; it may be the
+        one that is returned.
+    """
     if self._fast:  # reading a game takes far longer than copying it
       return self._read(task).copy()
-    return TextworldEngine(self.game(task))
+    game = self.game(task)
+    if isinstance(used, TextworldEngine):
+      used.load(game)
+      return used
+    return TextworldEngine(game)
 
   @property
   def max_turns(self) -> int:
     return self._max_turns
+
+  def _walk(self, task: Task, walkthrough: Sequence[str]) -> list[Demonstrated]:
+    """Plays the commands in the world's own engine; [] if they do not win."""
+    step, turns = self._walker.reset(task), []
+    for command in walkthrough:
+      if step.done:
+        break
+      turns.append(Demonstrated(step, command, command))
+      step = self._walker.step(command)
+    return turns if step.won else []
 
   def _list_files(self, split: str) -> tuple[Path, ...]:
     return games.load_games(self._root, split, self._task_types)
@@ -133,13 +176,25 @@ class AlfWorld:
   def _make_game(self, task: Task) -> Game:
     if self._data == 'generated':
       return generate_game(self._spec, task.split, task.index, self._game_seed)
+    return games.read_game(self._path(task))
+
+  def _path(self, task: Task) -> Path:
     paths = self._paths(task.split)
     if not 0 <= task.index < len(paths):
       raise UnknownTask(
         f'{task.split!r} has no game {task.index}: expected an index from 0 to '
         f'{len(paths) - 1}.'
       )
-    return games.read_game(paths[task.index])
+    return paths[task.index]
+
+
+def _range(name: str, value: Sequence[int]) -> tuple[int, ...]:
+  if len(value) != 2 or not all(isinstance(x, int) for x in value):
+    raise BadOptions(
+      f'{name} is {value!r}; expected two whole numbers, (least, most), or () '
+      "for the family's own."
+    )
+  return tuple(value)
 
 
 class AlfWorldEnv:
@@ -148,20 +203,22 @@ class AlfWorldEnv:
   def __init__(self, world: AlfWorld):
     self._world = world
     self._engine: Engine | TextworldEngine | None = None
-    self._turns = 0
+    self._running, self._turns = False, 0
 
   def reset(self, task: Task) -> Step:
-    self._engine, self._turns = self._world.start(task), 0
-    return self._engine.reset()
+    self._running = False  # an unknown task ends the old episode too
+    self._engine = self._world.start(task, self._engine)
+    step = self._engine.reset()
+    self._running, self._turns = True, 0
+    return step
 
   def step(self, action: str) -> Step:
-    if self._engine is None:
+    if self._engine is None or not self._running:
       raise ResetNeeded('no episode is running: call reset(task) first.')
     step = self._engine.step(action)
     self._turns += 1
     late = not step.terminated and self._turns >= self._world.max_turns
-    if step.terminated or late:
-      self._engine = None
+    self._running = not step.terminated and not late
     if not late:
       return step
     return Step(step.observation, step.admissible, step.reward, truncated=True)

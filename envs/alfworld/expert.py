@@ -13,16 +13,12 @@ import random
 from collections.abc import Iterable
 
 from envs.alfworld.engine import Engine
-from envs.alfworld.game import Game
+from envs.alfworld.game import TREATMENTS, Game
 from envs.base import GameError
+from envs.world import Demonstrated
 
-# Property that a goal can ask for -> what an object needs to get it, and the
-# verb and the place that give it.
-_TREATMENTS = {
-  'isclean': ('cleanable', 'clean', 'sinkbasintype'),
-  'ishot': ('heatable', 'heat', 'microwavetype'),
-  'iscool': ('coolable', 'cool', 'fridgetype'),
-}
+# Property that a goal can ask for -> what gives it.
+_TREATMENTS = {treatment.result: treatment for treatment in TREATMENTS.values()}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -117,14 +113,15 @@ class Expert:
 
   def _bring(self, held: str) -> str:
     """Treats the held object if need be, and takes it to its destination."""
-    engine, treatment = self._engine, self._errand.treatment
-    if treatment and not engine.fact(treatment, held):
-      _, verb, kind = _TREATMENTS[treatment]
+    engine, result = self._engine, self._errand.treatment
+    if result and not engine.fact(result, held):
+      treatment = _TREATMENTS[result]
+      kind = f'{treatment.tool.lower()}type'
       tools = [x for x in self._places if engine.kind[x] == kind]
       if not tools:
         return 'look'
       tool = min(tools, key=lambda x: not self._here(x))
-      return self._go(tool) or f'{verb} {held} with {tool}'
+      return self._go(tool) or f'{treatment.verb} {held} with {tool}'
     return self._put(held, self._destination())
 
   def _light(self) -> str:
@@ -173,7 +170,7 @@ class Expert:
     return (
       engine.kind[thing] == self._errand.target
       and engine.fact('pickupable', thing)
-      and (not treatment or engine.fact(_TREATMENTS[treatment][0], thing))
+      and (not treatment or engine.fact(_TREATMENTS[treatment].ability, thing))
     )
 
   def _fetch(self, wanted: list[str], kind: str) -> str:
@@ -244,33 +241,10 @@ class Expert:
 
 
 @dataclasses.dataclass(frozen=True)
-class Advised:
-  """One turn of a demonstration.
-
-  Attributes:
-    observation: what the player read before the turn.
-    admissible: the commands it could choose from.
-    action: the command played.
-    advice: the expert's command in this state; worth imitating even where
-      `action` was noise.
-  """
-
-  observation: str
-  admissible: tuple[str, ...]
-  action: str
-  advice: str
-
-  @property
-  def was_expert(self) -> bool:
-    """Whether the command played is the expert's."""
-    return self.action == self.advice
-
-
-@dataclasses.dataclass(frozen=True)
 class Demonstration:
   """An episode and whether it was won."""
 
-  steps: tuple[Advised, ...]
+  steps: tuple[Demonstrated, ...]
   won: bool
 
 
@@ -295,13 +269,13 @@ def demonstration(
   rng = random.Random(f'demonstration {game.name} {seed}')
   engine = Engine(game)
   step = engine.reset()
-  steps: list[Advised] = []
+  steps: list[Demonstrated] = []
   expert = Expert(engine, rng, explore, shuffle)
   while not step.won and len(steps) < max_turns:
     action = advice = expert.act()
     if rng.random() < noise:
       action = rng.choice(step.admissible)
-    steps.append(Advised(step.observation, step.admissible, action, advice))
+    steps.append(Demonstrated(step, action, advice))
     step = engine.step(action)
   return Demonstration(tuple(steps), step.won)
 

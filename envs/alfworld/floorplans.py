@@ -15,6 +15,7 @@ import runpy
 from collections.abc import Mapping
 from pathlib import Path
 from types import MappingProxyType
+from typing import Any
 
 from envs.base import GameError
 
@@ -159,8 +160,8 @@ def load_tables() -> Tables:
 def load_floor_plan(number: int) -> FloorPlan:
   """Reads floor plan `number`: 1-30, 201-230, 301-330 or 401-430."""
   stem = f'gen/layouts/FloorPlan{number}'
-  points = json.loads(package_file(f'{stem}-openable.json').read_text())
-  types = json.loads(package_file(f'{stem}-objects.json').read_text())
+  points = _package_json(f'{stem}-openable.json')
+  types = _package_json(f'{stem}-objects.json')
   placed = [_placed(name, points[name]) for name in sorted(points)]
   return FloorPlan(
     number=number,
@@ -168,6 +169,10 @@ def load_floor_plan(number: int) -> FloorPlan:
     receptacles=(*placed, *_unplaced(types, {r.type for r in placed})),
     object_types=tuple(sorted(types)),
   )
+
+
+def _package_json(relative: str) -> Any:
+  return json.loads(package_file(relative).read_text(encoding='utf-8'))
 
 
 def _placed(name: str, point: list[float]) -> Receptacle:

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from envs.alfworld.game import TASK_TYPES, Game
-from envs.base import GameError
+from envs.base import GameError, UnknownTask
 
 _VERSION, _GAME, _TRAJECTORY = 'json_2.1.1', 'game.tw-pddl', 'traj_data.json'
 # Tasks that alfworld itself leaves out, by a word in their path.
@@ -41,7 +41,8 @@ def load_games(
 
   Returns: paths in the order of their text relative to the split, which is the
     same on every machine. No game is parsed for this.
-  Raises: GameError where the folder or the games are missing.
+  Raises: UnknownTask where there is no such split beside others; GameError
+    where the folder or the games are missing.
   """
   folder = _split_folder(root, split)
   found = sorted(
@@ -52,7 +53,7 @@ def load_games(
     path
     for name, path in found
     if not any(word in name for word in _LEFT_OUT)
-    and _task_type(path) in task_types
+    and task_type(path) in task_types
     and _solvable(path)
   )
   if not games:
@@ -78,7 +79,7 @@ def read_game(path: str | Path) -> Game:
   domain, grammar, problem = texts
   return Game(
     name='/'.join(path.parts[-3:-1]),
-    task_type=_task_type(path),
+    task_type=task_type(path),
     domain=domain,
     grammar=grammar,
     problem=problem,
@@ -98,7 +99,8 @@ def write_game(game: Game, root: str | Path, split: str) -> Path:
   """
   task, _, trial = game.name.partition('/')
   fields = task.split('-')
-  if len(fields) != 5 or not trial or '/' in trial:
+  known = len(fields) == 5 and fields[4].isdecimal()
+  if not known or not trial or '/' in trial:
     raise GameError(
       f'Cannot file a game named {game.name!r}; expected '
       '<type>-<object>-<vessel>-<receptacle>-<floor plan>/<trial>.'
@@ -121,10 +123,10 @@ def write_game(game: Game, root: str | Path, split: str) -> Path:
 
 def _trajectory(fields: list[str], trial: str) -> dict[str, Any]:
   """What alfworld reads of a `traj_data.json`."""
-  task_type, target, vessel, destination, plan = fields
-  light = task_type == 'look_at_obj_in_light'
+  kind, target, vessel, destination, plan = fields
+  light = kind == 'look_at_obj_in_light'
   return {
-    'task_type': task_type,
+    'task_type': kind,
     'task_id': trial,
     'pddl_params': {
       'object_target': target,
@@ -142,18 +144,19 @@ def _split_folder(root: str | Path | None, split: str) -> Path:
   root = root or os.environ.get('ALFWORLD_DATA')
   if not root:
     raise GameError(f'ALFWORLD_DATA is not set. {_CURE}')
-  folder = Path(os.path.expandvars(root), _VERSION, split).expanduser()
-  if not folder.is_dir():
-    beside = sorted(x.name for x in folder.parent.glob('*') if x.is_dir())
-    raise GameError(
-      f'{folder} does not exist; {folder.parent} has '
-      f'{", ".join(beside) or "no splits"}. {_CURE}'
+  folder = Path(os.path.expandvars(root), _VERSION).expanduser()
+  splits = sorted(x.name for x in folder.glob('*') if x.is_dir())
+  if not splits:
+    raise GameError(f'{folder} does not exist or has no splits. {_CURE}')
+  if split not in splits:
+    raise UnknownTask(
+      f'{folder} has no split {split!r}; it has {", ".join(splits)}. {_CURE}'
     )
-  return folder
+  return folder / split
 
 
-def _task_type(path: Path) -> str:
-  """From the folder's name, as released; else from `traj_data.json`."""
+def task_type(path: Path) -> str:
+  """A game's type: by its folder, as released, else by `traj_data.json`."""
   named = path.parts[-3].partition('-')[0] if len(path.parts) > 2 else ''
   if named in TASK_TYPES:
     return named
@@ -162,9 +165,12 @@ def _task_type(path: Path) -> str:
 
 def _solvable(path: Path) -> bool:
   """Whether the file says so; read from its tail, as thousands are asked."""
-  with path.open('rb') as file:
-    file.seek(max(0, path.stat().st_size - _TAIL_BYTES))
-    tail = file.read()
+  try:
+    with path.open('rb') as file:
+      file.seek(max(0, path.stat().st_size - _TAIL_BYTES))
+      tail = file.read()
+  except OSError as error:
+    raise GameError(f'{path} cannot be read ({error}). {_CURE}') from error
   # A quote inside a JSON string is escaped, so this can only be the key.
   said = re.findall(rb'(?<!\\)"solvable"\s*:\s*(true|false)', tail)
   if said:
@@ -177,6 +183,8 @@ def _read_json(path: Path) -> dict[str, Any]:
     content = json.loads(path.read_text(encoding='utf-8'))
   except FileNotFoundError:
     raise GameError(f'{path} does not exist. {_CURE}') from None
+  except OSError as error:
+    raise GameError(f'{path} cannot be read ({error}). {_CURE}') from error
   except ValueError as error:
     raise GameError(
       f'{path} is not JSON ({error}); the download may be cut off. {_CURE}'

@@ -1,8 +1,8 @@
 """Games in the released format, from a floor plan and a seed alone.
 
-A game is drawn in three steps: what to do and in which plan (an errand), which
-places and objects there are, and the text of it all (`problem.py`). The expert
-then plays it to the end; what it cannot solve is drawn anew.
+A game is drawn in three steps: what to do and in which plan (an assignment),
+which places and objects there are, and the text of it all (`problem.py`). The
+expert then plays it to the end; what it cannot solve is drawn anew.
 """
 
 from __future__ import annotations
@@ -15,18 +15,12 @@ from collections.abc import Iterable
 from envs.alfworld import floorplans
 from envs.alfworld.expert import solve
 from envs.alfworld.floorplans import FloorPlan, Receptacle
-from envs.alfworld.game import TASK_TYPES, Game
+from envs.alfworld.game import TASK_TYPES, TREATMENTS, Game
 from envs.alfworld.problem import Placed, Room, problem_text
 from envs.base import GameError, UnknownTask
 
 SPLITS = ('train', 'valid_seen', 'valid_unseen')
 LIGHT, TWO = 'look_at_obj_in_light', 'pick_two_obj_and_place'
-# Task type -> what the object must be able to undergo, and where that happens.
-TREATMENTS = {
-  'pick_clean_then_place_in_recep': ('cleanable', 'SinkBasin'),
-  'pick_heat_then_place_in_recep': ('heatable', 'Microwave'),
-  'pick_cool_then_place_in_recep': ('coolable', 'Fridge'),
-}
 _MOST_DRAWS, _MOST_TURNS = 100, 50
 # A lamp stand or a tool, a source, a destination, and one place to be wrong.
 _FEWEST_RECEPTACLES = 4
@@ -87,7 +81,8 @@ def generate_game(
 
   Args:
     spec: the family; a preset of `SPECS` or one's own.
-    split: `train` and `valid_seen` share floor plans but no game;
+    split: `train` and `valid_seen` share floor plans and draw their games
+      independently, so that equal ones are possible but most unlikely;
       `valid_unseen` has floor plans of its own.
     index: from 0; the number of games is not bounded.
     seed: another seed, other games.
@@ -96,12 +91,7 @@ def generate_game(
   Raises: UnknownTask for a split or an index that does not exist; GameError
     where the alfworld package is missing or the spec cannot be met.
   """
-  if split not in SPLITS or index < 0:
-    raise UnknownTask(
-      f'No generated game {index} of split {split!r}; splits are {SPLITS} and '
-      'indices start at 0.'
-    )
-  task_type = spec.task_types[index % len(spec.task_types)]
+  task_type = generated_type(spec, split, index)
   for attempt in range(_MOST_DRAWS):
     # Seeded by text: that is hashed alike everywhere, unlike a tuple.
     rng = random.Random(f'alfworld game {split} {seed} {index} {attempt}')
@@ -115,8 +105,18 @@ def generate_game(
   )
 
 
+def generated_type(spec: GameSpec, split: str, index: int) -> str:
+  """Returns the type of a game without making it; raises UnknownTask."""
+  if split not in SPLITS or index < 0:
+    raise UnknownTask(
+      f'No generated game {index} of split {split!r}; splits are {SPLITS} and '
+      'indices start at 0.'
+    )
+  return spec.task_types[index % len(spec.task_types)]
+
+
 @dataclasses.dataclass(frozen=True)
-class _Errand:
+class _Assignment:
   """What a game is about: bring a `target` to a `destination` in a plan.
 
   For the lamp, the destination is the kind of place where it stands.
@@ -130,7 +130,8 @@ class _Errand:
   @property
   def tool(self) -> str:
     """The receptacle type that cleans, heats or cools; '' for none."""
-    return TREATMENTS.get(self.task_type, ('', ''))[1]
+    treatment = TREATMENTS.get(self.task_type)
+    return treatment.tool if treatment else ''
 
   def sources(self, receptacles: Iterable[Receptacle]) -> list[Receptacle]:
     """Where a target may lie at the start without fulfilling the goal."""
@@ -150,13 +151,13 @@ def _draw_game(
   fewest = spec.num_receptacles[0] if spec.num_receptacles else 0
   plan, destinations = rng.choice(_plans(split, task_type, fewest))
   target = rng.choice(sorted(destinations))
-  errand = _Errand(plan, task_type, target, rng.choice(destinations[target]))
-  receptacles = _draw_receptacles(rng, spec, errand)
-  objects = _draw_objects(rng, spec, errand, receptacles)
+  destination = rng.choice(destinations[target])
+  assignment = _Assignment(plan, task_type, target, destination)
+  receptacles = _draw_receptacles(rng, spec, assignment)
+  objects = _draw_objects(rng, spec, assignment, receptacles)
   if objects is None:
     return None
   goal, sentences = floorplans.load_tables().goals[task_type]
-  destination = errand.destination
   words = {'obj': target, 'recep': destination, 'toggle': 'DeskLamp'}
   lower = {key: word.lower() for key, word in words.items()}
   last = 'DeskLamp' if task_type == LIGHT else destination
@@ -201,7 +202,8 @@ def _destinations(
   """Object types of a plan -> receptacle types that the task may name."""
   tables = floorplans.load_tables()
   kinds = {receptacle.type for receptacle in plan.receptacles}
-  ability, tool = TREATMENTS.get(task_type, ('', ''))
+  treatment = TREATMENTS.get(task_type)
+  tool = treatment.tool if treatment else ''
   lamp = 'DeskLamp' in plan.object_types
   if (
     plan.room not in tables.rooms[task_type]
@@ -209,7 +211,7 @@ def _destinations(
     or (task_type == LIGHT and not lamp)
   ):
     return {}
-  able = tables.abilities[ability] if ability else tables.portable
+  able = tables.abilities[treatment.ability] if treatment else tables.portable
   found = {}
   for target in set(plan.object_types) & set(able) & set(tables.portable):
     homes = {kind for kind in kinds if target in tables.can_contain[kind]}
@@ -224,17 +226,17 @@ def _destinations(
 
 
 def _draw_receptacles(
-  rng: random.Random, spec: GameSpec, errand: _Errand
+  rng: random.Random, spec: GameSpec, assignment: _Assignment
 ) -> tuple[Receptacle, ...]:
-  """The places in play: those the errand needs, and others up to the size."""
-  places = errand.plan.receptacles
+  """The places in play: those that are needed, and others up to the size."""
+  places = assignment.plan.receptacles
   if spec.num_receptacles is None:
     return places
   size = min(rng.randint(*spec.num_receptacles), len(places))
   needs = [
-    [x for x in places if x.type == errand.destination],
-    [x for x in places if x.type == errand.tool],
-    errand.sources(places),
+    [x for x in places if x.type == assignment.destination],
+    [x for x in places if x.type == assignment.tool],
+    assignment.sources(places),
   ]
   chosen: list[Receptacle] = []
   for options in needs:
@@ -248,28 +250,28 @@ def _draw_receptacles(
 def _draw_objects(
   rng: random.Random,
   spec: GameSpec,
-  errand: _Errand,
+  assignment: _Assignment,
   receptacles: tuple[Receptacle, ...],
 ) -> tuple[Placed, ...] | None:
   """Objects in their places: what the task asks for, a lamp, distractors."""
-  tables, plan = floorplans.load_tables(), errand.plan
+  tables, plan = floorplans.load_tables(), assignment.plan
   homes = {
     kind: [x for x in receptacles if kind in tables.can_contain[x.type]]
     for kind in plan.object_types
-    if kind in tables.portable and kind != errand.target
+    if kind in tables.portable and kind != assignment.target
   }
   others = [kind for kind, places in homes.items() if places]
-  homes[errand.target] = errand.sources(receptacles)
+  homes[assignment.target] = assignment.sources(receptacles)
   wanted = rng.randint(*spec.num_objects)
-  if errand.task_type == TWO:
+  if assignment.task_type == TWO:
     wanted = max(wanted, 2)
-  kinds = [errand.target] * wanted
+  kinds = [assignment.target] * wanted
   if 'DeskLamp' in plan.object_types:
     stands = [x for x in receptacles if x.type in floorplans.LAMP_STANDS]
     homes['DeskLamp'] = stands
     kinds += ['DeskLamp'] if stands else []
   distractors = rng.randint(*spec.num_distractors)
-  if not homes[errand.target] or (distractors and not others):
+  if not homes[assignment.target] or (distractors and not others):
     return None
   kinds += [rng.choice(others) for _ in range(distractors)]
   return _place(rng, [(kind, rng.choice(homes[kind])) for kind in kinds])

@@ -24,7 +24,7 @@ class Action(NamedTuple):
   tool: str = ''  # what slices
 
 
-class World:
+class LoadedGame:
   """One game, read.
 
   Ids are lower-case PDDL names; the maps below go from id to id unless they
@@ -133,7 +133,7 @@ class World:
     return binding
 
 
-def load(game: Game) -> World:
+def load(game: Game) -> LoadedGame:
   """Reads a game; errors name it.
 
   Raises:
@@ -141,7 +141,7 @@ def load(game: Game) -> World:
     UnsupportedDomain: the game is not of a form that the engine plays.
   """
   try:
-    return World(game)
+    return LoadedGame(game)
   except GameError as error:
     raise type(error)(f'{game.name}: {error}') from error
 

@@ -13,8 +13,9 @@ _ASK = (
 
 PAPER = Template(
   first=(
-    'You act in the ALFRED household, a world of text.\n'
-    'Now you observe: {observation}\n'
+    'You act in the ALFRED household, a world of text. Your task is to: '
+    '{task}\n'
+    'This is step {step}. Now you observe: {observation}\n'
     'Admissible actions now: [{admissible}].\n\n' + _ASK
   ),
   later=(

@@ -1,0 +1,111 @@
+"""What a run is made of: warm starts, their cache, the control."""
+
+import json
+
+import jax
+import numpy as np
+import pytest
+
+from experiments.configs import toy
+from hgpo_jax.train import checkpoint, trainer
+from hgpo_jax.train import run as run_lib
+from hgpo_jax.types import ConfigError
+
+
+def config(**changes):
+  c = toy.get_config().unlock()
+  c.update_from_flattened_dict(
+    {name.replace('__', '.'): value for name, value in changes.items()}
+  )
+  return c
+
+
+def start(folder, **changes):
+  c = config(**changes)
+  with trainer.open_seat(c) as seat:
+    return run_lib.warm_start(c, seat, folder)
+
+
+CLONED = {
+  'warmstart__games': 60,
+  'warmstart__epochs': 12,
+  'warmstart__minibatch': 32,
+  'warmstart__learning_rate': 1e-2,
+  'optim__microbatch': 32,
+}
+
+
+def test_cloning_learns_the_expert_and_is_made_once(tmp_path, capsys):
+  c = config(**CLONED)
+  with trainer.open_seat(c) as seat:
+    run, first = run_lib.warm_start(c, seat, tmp_path / 'a')
+    played = run.rollout(first, 0)
+    assert np.mean([t.won for t in played]) > 0.9
+    _, again = run_lib.warm_start(c, seat, tmp_path / 'b')
+  assert 'from' in capsys.readouterr().out
+  jax.tree.map(np.testing.assert_array_equal, first, again)
+  assert len(list((tmp_path / 'cache').iterdir())) == 1
+  start(tmp_path / 'c', **{**CLONED, 'sampling__temperature': 0.5})
+  assert len(list((tmp_path / 'cache').iterdir())) == 1  # does not depend on it
+  start(tmp_path / 'd', **{**CLONED, 'seed': 1})
+  assert len(list((tmp_path / 'cache').iterdir())) == 2
+
+
+def test_a_runs_own_warm_start_outlives_the_cache(tmp_path):
+  _, first = start(tmp_path / 'run')
+  for path in (tmp_path / 'cache').rglob('*'):
+    if path.is_file():
+      path.write_text('gone')
+  _, again = start(tmp_path / 'run')
+  jax.tree.map(np.testing.assert_array_equal, first, again)
+  with pytest.raises(checkpoint.CheckpointError, match='other settings'):
+    start(tmp_path / 'run', policy__width=64)
+
+
+def test_nothing_to_clone_is_told(tmp_path):
+  with pytest.raises(ConfigError, match='nothing to clone.*max_reply'):
+    start(tmp_path / 'run', warmstart__games=4, warmstart__noise=1.0)
+
+
+def test_phrases_start_as_the_sum_of_their_words():
+  embed = jax.random.normal(jax.random.key(0), (6, 4))
+  rows = run_lib.composed(embed, {5: [0, 3], 4: [1]})
+  np.testing.assert_allclose(rows[5], (embed[0] + embed[3]) / 2**0.5, rtol=1e-6)
+  np.testing.assert_array_equal(rows[:4], embed[:4])
+  np.testing.assert_array_equal(rows[4], embed[1])
+
+
+def test_shuffled_advantages_are_the_same_numbers_on_other_rows(tmp_path):
+  run, params = start(tmp_path / 'run')
+  played = run.rollout(params, 0)
+  seed = (0, run_lib.ORDER, 0)
+  values = [
+    trainer.Learner(c, run.score(1.0), run.shapes).advantages(played, seed)
+    for c in (config(), config(algo__shuffle_advantages=True))
+  ]
+  assert np.count_nonzero(values[0])
+  assert (values[0] != values[1]).any()
+  np.testing.assert_array_equal(np.sort(values[0]), np.sort(values[1]))
+
+
+def test_server_processes_give_the_trajectories_of_the_inline_world(tmp_path):
+  episodes = []
+  for servers in (0, 2):
+    c = config(env__servers=servers)
+    with trainer.open_seat(c) as seat:
+      run, params = run_lib.warm_start(c, seat, tmp_path / 'run')
+      episodes.append(run.rollout(params, 3))
+  for a, b in zip(*episodes, strict=True):
+    assert (a.task, a.won) == (b.task, b.won)
+    assert [t.action for t in a.turns] == [t.action for t in b.turns]
+
+
+def test_a_summary_is_json_with_the_counts(tmp_path):
+  summary = trainer.train(
+    config(iterations=1, checkpoint__every=0), tmp_path / 'run'
+  )
+  assert json.loads((tmp_path / 'run' / 'summary.json').read_text()) == summary
+  result = summary['final']['train']['1.0']
+  assert result['games'] == 12 and 0 <= result['success'] <= 1
+  assert set(summary['seconds']) == {
+    'warm_start', 'evaluation', 'rollout', 'update'}  # fmt: skip

@@ -1,4 +1,14 @@
-"""The embedded default: a tiny policy learns small generated ALFWorld games."""
+"""The embedded default: a tiny policy learns small generated ALFWorld games.
+
+Command: `make train`. Cost: a quarter of an hour on 2 cores. A 2-layer Qwen2.5
+of width 64 clones 1,000 expert episodes, then HGPO trains it on fresh games for
+250 iterations of 16 x 8 episodes; README.md holds what that reached.
+
+What was learned on the way: rooms with up to two things beside those that the
+task asks for are what a policy of this size can read; the mean-only advantage
+and a learning rate of 3e-4 rose steadily, 5e-4 with the standard deviation
+stalled, 1e-3 did not rise at all.
+"""
 
 import ml_collections
 
@@ -7,26 +17,28 @@ from experiments.configs import base
 
 def get_config() -> ml_collections.ConfigDict:
   c = base.get_config()
-  c.iterations = 120
+  c.iterations = 250
   c.env.update(template='compact', constrained=True, history=2)
-  c.env.alfworld.update(family='easy', max_turns=20)
+  c.env.alfworld.update(family='easy', max_turns=20, num_distractors=(0, 2))
   c.sampling.update(
     max_reply=8,
     prompt_buckets=(32, 48, 64),
     batch_buckets=(8, 32),
-    choice_buckets=(16, 32, 64),
+    choice_buckets=(16, 32, 64, 128),
   )
   c.policy.update(preset='tiny', vocab_size=1024, chat='short')
-  c.policy.compose_embeddings = True
-  c.warmstart.update(games=1500, epochs=2, learning_rate=2e-3)
+  c.policy.update(embed_std=0.1, compose_embeddings=True)
+  c.warmstart.update(games=1000, minibatch=64, learning_rate=3e-3)
+  c.algo.hgpo.normalisation = 'mean'
   c.loss.update(old_log_probs='sampler', kl_coef=0.01, entropy_coef=0.0)
   c.optim.update(
     learning_rate=3e-4,
-    minibatch=512,
-    microbatch=32,
     warmup_steps=10,
+    decay_steps=2000,
+    minibatch=256,
+    microbatch=32,
     b2=0.98,
   )
-  c.checkpoint.update(every=20)
-  c.samples_every = 20
+  c.checkpoint.update(every=25)
+  c.samples_every = 25
   return c.lock()

@@ -12,7 +12,7 @@ ARGS ?=
 
 train: $(VENV)/.run
 	$(BIN)/python -m experiments.train \
-	  --config=experiments/configs/$(basename $(notdir $(CONFIG))).py \
+	  --config=$(if $(filter %.py,$(CONFIG)),$(CONFIG),experiments/configs/$(CONFIG).py) \
 	  --config.seed=$(SEED) $(ARGS)
 
 test: $(VENV)/.test

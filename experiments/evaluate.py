@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import ml_collections
-from absl import app, flags
+from absl import app, flags, logging
 
 from envs.base import EnvError
 from hgpo_jax.policy import tokenizer as tokenizer_lib
@@ -55,6 +55,7 @@ _ENGINE = flags.DEFINE_enum(
 def main(argv: Sequence[str]) -> None:
   if len(argv) > 1:
     raise app.UsageError(f'unknown arguments {argv[1:]}')
+  logging.set_verbosity(logging.WARNING)
   try:
     result = run()
   except (checkpoint.CheckpointError, ConfigError, EnvError, OSError) as error:

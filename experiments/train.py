@@ -8,7 +8,7 @@ import sys
 import time
 from collections.abc import Sequence
 
-from absl import app, flags
+from absl import app, flags, logging
 from ml_collections import config_flags
 
 from envs.base import EnvError
@@ -26,6 +26,7 @@ _RESUME = flags.DEFINE_bool(
 def main(argv: Sequence[str]) -> None:
   if len(argv) > 1:
     raise app.UsageError(f'unknown arguments {argv[1:]}')
+  logging.set_verbosity(logging.WARNING)  # checkpoints are chatty
   config = _CONFIG.value
   folder = pathlib.Path(config.run_dir or _default_folder(config.seed))
   if not _RESUME.value:

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from experiments.configs import toy
-from hgpo_jax.train import checkpoint, trainer
+from hgpo_jax.train import batching, checkpoint, trainer
 from hgpo_jax.train import run as run_lib
 from hgpo_jax.types import ConfigError
 
@@ -86,6 +86,25 @@ def test_shuffled_advantages_are_the_same_numbers_on_other_rows(tmp_path):
   assert np.count_nonzero(values[0])
   assert (values[0] != values[1]).any()
   np.testing.assert_array_equal(np.sort(values[0]), np.sort(values[1]))
+
+
+@pytest.mark.parametrize('constrained', [True, False])
+@pytest.mark.parametrize('temperature', [1.0, 0.4])
+def test_scoring_gives_every_token_the_log_prob_it_was_sampled_with(
+  tmp_path, temperature, constrained
+):
+  c = config(sampling__temperature=temperature, env__constrained=constrained)
+  with trainer.open_seat(c) as seat:
+    run, params = run_lib.warm_start(c, seat, tmp_path / 'run')
+    turns = [turn for t in run.rollout(params, 0) for turn in t.turns]
+  score = run.score(run.sampling.scored_temperature)
+  learner = trainer.Learner(c, score, run.shapes)
+  scored = learner.log_probs(params, turns)
+  sampled = batching.sampled_log_probs(turns, run.shapes.reply)
+  assert np.count_nonzero(sampled)
+  assert np.abs(np.expm1(scored - sampled)).max() < 1e-5  # the ratio is 1
+  # The reference is the policy itself: k3 is 0.
+  assert np.array_equal(scored, learner.log_probs(params, turns))
 
 
 def test_server_processes_give_the_trajectories_of_the_inline_world(tmp_path):

@@ -1,0 +1,115 @@
+"""The commands of the README, as a user types them."""
+
+import json
+import os
+import pathlib
+import re
+import subprocess
+import sys
+
+import pytest
+from alfworld_data import need_package, unpack_released
+
+from experiments.configs import alfworld, alfworld_tiny, base, toy
+from hgpo_jax.train import checkpoint
+
+ROOT = pathlib.Path(__file__).resolve().parents[1]
+CONFIGS = ROOT / 'experiments' / 'configs'
+
+
+def run(*command, ok=True, **env):
+  """Runs `python -m ...`; returns stdout, or stderr where it must fail."""
+  done = subprocess.run(
+    [sys.executable, '-m', *command],
+    cwd=ROOT,
+    env={**os.environ, 'JAX_PLATFORMS': 'cpu', **env},
+    capture_output=True,
+    text=True,
+  )
+  assert (done.returncode == 0) == ok, done.stderr
+  return done.stdout if ok else done.stderr
+
+
+@pytest.mark.parametrize('module', [base, alfworld, alfworld_tiny, toy])
+def test_configs_hold_the_fields_of_base_and_are_json(module):
+  fields = base.get_config().to_dict()
+  config = module.get_config().to_dict()
+  json.dumps(config)
+  assert checkpoint.config_differences(
+    {k: sorted(v) if isinstance(v, dict) else 0 for k, v in fields.items()},
+    {k: sorted(v) if isinstance(v, dict) else 0 for k, v in config.items()},
+    free=(),
+  ) == []  # fmt: skip
+
+
+def test_a_mistyped_field_fails_at_start_up():
+  said = run(
+    'experiments.train',
+    f'--config={CONFIGS}/toy.py',
+    '--config.optim.learning_rat=1',
+    ok=False,
+  )
+  assert 'learning_rat' in said
+
+
+def test_train_then_evaluate_a_split_of_its_own_world(tmp_path):
+  folder = tmp_path / 'run'
+  command = [
+    'experiments.train',
+    f'--config={CONFIGS}/toy.py',
+    '--config.iterations=2',
+    f'--config.run_dir={folder}',
+  ]
+  said = run(*command)
+  assert 'warm_start' in said and 'final' in said and 'compiled' in said
+  said = run(*command)  # the older run is kept
+  assert 'moved to' in said and (tmp_path / 'run.1' / 'summary.json').exists()
+  said = run('experiments.evaluate', f'--checkpoint={folder}', '--split=valid')
+  assert re.search(r'all +\d\.\d+ +4\n', said)
+  (path,) = folder.glob('evaluation_valid_*.json')
+  assert json.loads(path.read_text())['games'] == 4
+  said = run(
+    'experiments.evaluate', f'--checkpoint={tmp_path}/nothing', ok=False
+  )
+  assert 'does not exist' in said
+
+
+def test_bench_advantages_ends_with_json():
+  said = run(
+    'experiments.bench_advantages', '--groups=2', '--steps=5', '--json'
+  )
+  numbers = json.loads(said.splitlines()[-1])
+  assert numbers['hgpo_ms'] > 0 and numbers['numpy_ms'] > 0
+
+
+def test_bench_env_ends_with_json():
+  need_package('alfworld', 'textworld')
+  said = run('experiments.bench_env', '--games=1', '--steps=3', '--json')
+  assert json.loads(said.splitlines()[-1])['ratio'] > 1
+
+
+@pytest.mark.slow
+def test_released_games_are_trained_on_and_evaluated_once_each(tmp_path):
+  root = unpack_released(tmp_path / 'games', every=60)
+  folder = tmp_path / 'run'
+  run(
+    'experiments.train',
+    f'--config={CONFIGS}/alfworld_tiny.py',
+    f'--config.run_dir={folder}',
+    '--config.iterations=2',
+    '--config.env.alfworld.data=files',
+    '--config.warmstart.games=40',
+    '--config.eval.games=0',
+    "--config.eval.splits=('valid_seen',)",
+    ALFWORLD_DATA=str(root),
+  )
+  lines = (folder / 'metrics.jsonl').read_text().splitlines()
+  assert len(lines) == 2
+  said = run(
+    'experiments.evaluate',
+    f'--checkpoint={folder}',
+    '--split=valid_seen',
+    ALFWORLD_DATA=str(root),
+  )
+  games = len(list((root / 'json_2.1.1' / 'valid_seen').rglob('game.tw-pddl')))
+  assert re.search(rf'all +\d\.\d+ +{games}\n', said)

@@ -12,9 +12,7 @@ setup(
   long_description_content_type='text/markdown',
   license='Apache-2.0',
   python_requires='>=3.11',
-  packages=find_packages(
-    include=['hgpo_jax*', 'envs*', 'experiments*', 'launch*']
-  ),
+  packages=find_packages(include=['hgpo_jax*', 'envs*', 'experiments*']),
   install_requires=[
     'absl-py>=2.1',
     'alfworld>=0.4.2',

@@ -3,6 +3,7 @@
 Both clients are `envs.base.StepEnvs`: slot -> task or action in, slot -> step
 out. The slots of a call are played in full before an error of one of them is
 raised, so that inline and in processes the others are in the same state.
+Threads may call a client at the same time, as long as their slots differ.
 """
 
 from __future__ import annotations
@@ -42,9 +43,12 @@ class InlineClient:
   def __init__(self, make_env: Callable[[], TextEnv]):
     """Takes what makes the environment of a slot that is named first."""
     self._slots = server.Slots(make_env)
+    self._lock = threading.Lock()  # worlds need not bear threads
 
   def __call__(self, requests: Mapping[int, Task | str]) -> dict[int, Step]:
-    return _steps(requests, self._slots.play(requests))
+    with self._lock:
+      answers = self._slots.play(requests)
+    return _steps(requests, answers)
 
   def close(self) -> None:
     """Nothing is held; here so that clients are alike."""
@@ -86,28 +90,28 @@ class ProcessClient:
       for _ in range(num_servers):
         self._servers.append(_Server(world, config))
       hello = {'kind': 'hello', 'protocol': server.PROTOCOL}
-      self._ask(dict.fromkeys(range(num_servers), hello))
+      _ask(dict.fromkeys(self._servers, hello), timeout)
     except BaseException:
       self.close()
       raise
 
   def __call__(self, requests: Mapping[int, Task | str]) -> dict[int, Step]:
-    if not self._servers:
+    servers = self._servers  # another thread may close the client
+    if not servers:
       raise ServerError('this client is closed; make a new ProcessClient.')
-    shares: dict[int, dict[int, Any]] = collections.defaultdict(dict)
+    shares: dict[_Server, dict[int, Any]] = collections.defaultdict(dict)
     for slot, request in requests.items():
-      shares[slot % len(self._servers)][slot] = server.pack_request(request)
+      shares[servers[slot % len(servers)]][slot] = server.pack_request(request)
+    messages = {s: {'kind': 'step', 'slots': d} for s, d in shares.items()}
     try:
-      replies = self._ask(
-        {i: {'kind': 'step', 'slots': s} for i, s in shares.items()}
-      )
+      replies = _ask(messages, self._timeout)
     except ServerError:
       # Some slots have moved and some have not: nobody can go on from here.
       self.close()
       raise
     packed = {
       int(slot): value
-      for reply in replies.values()
+      for reply in replies
       for slot, value in reply.get('slots', {}).items()
     }
     answers = {
@@ -129,12 +133,22 @@ class ProcessClient:
   def __exit__(self, *_: object) -> None:
     self.close()
 
-  def _ask(self, messages: Mapping[int, Mapping[str, Any]]) -> dict[int, Any]:
-    """Sends to every server before the first answer is awaited."""
-    for i, message in messages.items():
-      self._servers[i].send(message)
-    deadline = time.monotonic() + self._timeout
-    return {i: self._servers[i].receive(deadline) for i in messages}
+
+def _ask(
+  messages: Mapping[_Server, Mapping[str, Any]], timeout: float
+) -> list[dict[str, Any]]:
+  """Sends to every server before the first answer is awaited.
+
+  A server answers one call at a time; calls that share several servers lock
+  them in one order, so that none waits for the other.
+  """
+  with contextlib.ExitStack() as locked:
+    for each in sorted(messages, key=id):
+      locked.enter_context(each.lock)
+    for each, message in messages.items():
+      each.send(message)
+    deadline = time.monotonic() + timeout
+    return [each.receive(deadline) for each in messages]
 
 
 def _steps(
@@ -176,6 +190,7 @@ class _Server:
       # episode to the end; servers end with their stdin.
       start_new_session=True,
     )
+    self.lock = threading.Lock()  # held from a request to its answer
     self._number = 0
     self._lines: queue.SimpleQueue[str | None] = queue.SimpleQueue()
     self._stderr: collections.deque[str] = collections.deque(

@@ -18,6 +18,7 @@ from envs.base import EnvError
 from hgpo_jax.policy import tokenizer as tokenizer_lib
 from hgpo_jax.policy.sampling import Sampling
 from hgpo_jax.train import checkpoint, evaluate, metrics, tasks, trainer
+from hgpo_jax.train import policy as policy_lib
 from hgpo_jax.train import run as run_lib
 from hgpo_jax.types import ConfigError
 
@@ -71,9 +72,10 @@ def run() -> dict[str, Any]:
     config = ml_collections.ConfigDict(store.meta(step)['config'])
     _change(config, folder)
     tokenizer = tokenizer_lib.load(folder / 'warm_start' / 'tokenizer')
-    with trainer.open_seat(config) as seat:
-      seated = run_lib.Run(config, seat, tokenizer)
-      params = store.restore_params(seated.init_params(), step)
+    with trainer.open_seat(config) as seat, policy_lib.on_mesh(config):
+      policy = policy_lib.Policy(config, tokenizer)
+      seated = run_lib.Run(seat, policy)
+      params = policy.for_sampling(policy.saved_params(folder, store, step))
       size = seat.world.num_tasks(_SPLIT.value)
       if size is None and not _GAMES.value:
         raise ConfigError('this split has no end: say how many with --games.')
@@ -81,7 +83,7 @@ def run() -> dict[str, Any]:
       played = seated.player.play(
         params,
         [seat.make_task(_SPLIT.value, n) for n in numbers],
-        run_lib.key_of(_SEED.value, run_lib.EVALUATION),
+        policy_lib.key_of(_SEED.value, run_lib.EVALUATION),
         Sampling(_TEMPERATURE.value),
       )
       result = {

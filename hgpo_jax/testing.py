@@ -10,10 +10,66 @@ import collections
 from collections.abc import Callable, Hashable
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
+from hgpo_jax import types
 from hgpo_jax.advantages.rows import Rows
+from hgpo_jax.policy import qwen2, scoring
+
+
+def random_params(
+  config: qwen2.Config, *, seed: int = 0, std: float = 0.2
+) -> qwen2.Params:
+  """Params of a small model, drawn on the host: nothing is compiled.
+
+  Args:
+    config: the model's size.
+    seed: of everything.
+    std: of every number; of the norms' around 1, where it is halved. Large
+      enough that logits differ.
+  """
+  rng = np.random.default_rng(seed)
+
+  def draw(path: Any, leaf: Any) -> jax.Array:
+    norm = 'scale' in jax.tree_util.keystr(path)
+    values = (
+      rng.normal(1, std / 2, leaf.shape)
+      if norm
+      else rng.normal(0, std, leaf.shape)
+    )
+    return jnp.asarray(values.astype(leaf.dtype))
+
+  shapes = jax.eval_shape(lambda: qwen2.init_params(config, jax.random.key(0)))
+  return jax.tree_util.tree_map_with_path(draw, shapes)
+
+
+def bigram_score(params: Any, rows: types.Packed) -> scoring.Scores:
+  """A bigram model, which compiles fast: policy enough for the learner.
+
+  Args:
+    params: `table [V, V]` and `bias [V]`, logits of what follows a token.
+    rows: packed turns; no reply is limited.
+  """
+  before = jnp.take_along_axis(rows.tokens, rows.at, axis=1)
+  log_probs = jax.nn.log_softmax(params['table'][before] + params['bias'])
+  real = rows.targets >= 0
+  target = jnp.maximum(rows.targets, 0)[..., None]
+  chosen = jnp.take_along_axis(log_probs, target, axis=-1)[..., 0]
+  entropy = -(jnp.exp(log_probs) * log_probs).sum(-1)
+  return scoring.Scores(
+    log_probs=jnp.where(real, chosen, 0), entropy=jnp.where(real, entropy, 0)
+  )
+
+
+def bigram_params(vocab_size: int, seed: int = 0) -> dict[str, jax.Array]:
+  """Random params for `bigram_score`."""
+  table = np.random.default_rng(seed).normal(size=(vocab_size, vocab_size))
+  return {
+    'table': jnp.asarray(table, jnp.float32),
+    'bias': jnp.zeros(vocab_size),
+  }
 
 
 def random_trajectories(

@@ -1,7 +1,7 @@
 """Records that cross modules, a shape per field.
 
-N rows (one row = one turn: prompt and reply), P prompt columns, R reply
-columns, A choices per row.
+Axes: M micro-batches, B rows of packed turns, L tokens of a row, Q reply
+tokens of a row, K turns of a row, N turns, R tokens of a reply, A choices.
 """
 
 from __future__ import annotations
@@ -64,40 +64,65 @@ class Trajectory:
 
 
 @flax.struct.dataclass
-class Batch:
-  """Rows of one size, ready for the learner; padding rows have mask False.
+class Packed:
+  """Turns in rows of one size: all that a policy reads to score replies.
+
+  A turn is its prompt and its reply without the last token, which predicts
+  nothing. A row holds whole turns, one behind the other.
 
   Attributes:
-    tokens: `[N, P + R]` int32, the prompt left-padded to P columns, the reply
-      right-padded to R.
-    valid: `[N, P + R]` bool, False on padding.
-    choices: `[N, A, R]` int32 allowed replies, -1 as padding; A = 0 when
-      decoding was free.
-    old_log_probs: `[N, R]` float32, of the policy that sampled.
-    ref_log_probs: `[N, R]` float32, of the frozen reference.
-    advantages: `[N]` float32.
-    mask: `[N]` bool, False on padding rows.
+    tokens: `[B, L]` int32.
+    segments: `[B, L]` int32, which of the row's turns a token belongs to,
+      counted from 1; 0 on padding.
+    at: `[B, Q]` int32, for each reply token the column that predicts it; 0 on
+      padding.
+    targets: `[B, Q]` int32, the reply tokens; -1 on padding.
+    choices: `[B, Q, A]` int32, the tokens that were allowed there, -1 as
+      padding; where there is none (and with A = 0), anything was.
   """
 
   tokens: jax.Array
-  valid: jax.Array
+  segments: jax.Array
+  at: jax.Array
+  targets: jax.Array
   choices: jax.Array
+
+
+@flax.struct.dataclass
+class Batch:
+  """What the learner reads: packed rows, and the turns in them one by one.
+
+  Turn n lies in row n // K, so that nothing of a row leaves its device. A
+  mini-batch is one such record with a leading axis `[M]` of micro-batches.
+
+  Attributes:
+    rows: B rows.
+    place: `[N, R]` int32, which of its row's Q reply places a token has; -1
+      on padding. N = B K.
+    old_log_probs: `[N, R]` float32, of the policy that sampled.
+    ref_log_probs: `[N, R]` float32, of the frozen reference.
+    advantages: `[N]` float32.
+  """
+
+  rows: Packed
+  place: jax.Array
   old_log_probs: jax.Array
   ref_log_probs: jax.Array
   advantages: jax.Array
-  mask: jax.Array
 
 
 @flax.struct.dataclass
 class TrainState:
-  """What the optimiser changes.
+  """What the optimiser changes, and what the policy has beside it.
 
   Attributes:
-    params: the policy.
+    params: what is trained: the policy, or its adapters.
     opt_state: optax's state for them.
     step: `[]` int32, optimiser updates done.
+    frozen: params that stay as they are; {} where all are trained.
   """
 
   params: Any
   opt_state: Any
   step: jax.Array
+  frozen: Any = flax.struct.field(default_factory=dict)

@@ -1,14 +1,26 @@
-"""Rollouts with a scripted policy: what is recorded is what happened."""
+"""Rollouts: what is recorded is what happened, whoever waited for whom."""
 
-from types import SimpleNamespace
+import random
+import signal
+import threading
+import time
+import types
 
 import jax
 import numpy as np
+import pytest
 
 from envs import agent, client
-from envs.base import Task
+from envs.base import Task, UnknownTask
 from envs.toy import GuessWorld
-from hgpo_jax.rollout import collect
+from hgpo_jax.policy import qwen2
+from hgpo_jax.policy.generate import Plan
+from hgpo_jax.policy.sampling import Sampling
+from hgpo_jax.policy.slots import Reply, Slots
+from hgpo_jax.rollout.collect import Schedule, collect
+from hgpo_jax.train.compilations import Compilations
+
+WORDS = ('left', 'right', 'up')
 
 
 class Letters:
@@ -24,33 +36,106 @@ class Letters:
     return ''.join(chr(t) for t in tokens if t)
 
 
-def follow_hint(prompts, keys, choices):
-  """Answers the word that the last hint asks for, but errs in every 3rd row."""
-  del choices
-  words = []
-  for row, prompt in enumerate(prompts):
-    hint = ''.join(map(chr, prompt)).rstrip('.').split()[-1]
-    words.append('nonsense' if keys[row][0] % 3 == 0 else hint)
-  tokens = np.zeros((len(words), 12), np.int32)
-  for row, word in enumerate(words):
-    tokens[row, : len(word)] = [ord(c) for c in word]
-  lengths = np.array([len(word) + 1 for word in words])
-  return SimpleNamespace(
-    tokens=tokens, log_probs=-np.ones(tokens.shape, np.float32), lengths=lengths
-  )
+class Plain:
+  """Words without a template: what the walk shows is what is read."""
+
+  def task(self, first_observation):
+    return first_observation
+
+  def message(self, task, history, step):
+    del task, history
+    return step.observation
+
+  def replies(self, step):
+    del step
+    return WORDS
+
+  def project(self, reply, step):
+    del step
+    return reply, reply in WORDS
 
 
-def play(tasks, generate=follow_hint, constrained=True):
+class Walks:
+  """Task n takes n % 7 + 1 moves; what is seen tells all moves so far."""
+
+  def __init__(self, before=lambda slot, task, move: None):
+    """Calls `before` in every call, with None as the move of a start."""
+    self._before, self._walks = before, {}
+    self._slots = set()
+
+  def __call__(self, requests):
+    assert not self._slots & set(requests), 'two calls for one slot'
+    self._slots |= set(requests)
+    answers = {s: self._one(s, r) for s, r in requests.items()}
+    self._slots -= set(requests)
+    return answers
+
+  def _one(self, slot, request):
+    start = not isinstance(request, str)
+    task, moves = (request, ()) if start else self._walks[slot]
+    self._before(slot, task, None if start else request)
+    moves = moves if start else (*moves, request)
+    self._walks[slot] = task, moves
+    done = len(moves) > task % 7
+    return types.SimpleNamespace(
+      observation=f'{task}:' + ''.join(m[0] for m in moves),
+      reward=float(done and moves[-1] == 'up'),
+      won=done and moves[-1] == 'up',
+      truncated=done and moves[-1] != 'up',
+      done=done,
+    )
+
+
+class Script:
+  """A policy that gives `say(ticket, prompt)` when `ready(ticket)`."""
+
+  def __init__(
+    self, say=lambda ticket, prompt: 'up', ready=lambda ticket: True
+  ):
+    self._say, self._ready = say, ready
+    self._asked, self.tickets, self._looks = {}, [], 0
+
+  @property
+  def busy(self):
+    return bool(self._asked)
+
+  def submit(self, ticket, prompt, choices=()):
+    del choices
+    self._asked[ticket] = np.array(prompt, np.int32)
+    self.tickets.append(ticket)
+
+  def start(self):
+    pass
+
+  def finished(self):
+    self._looks += 1
+    assert self._looks < 10_000, 'nobody goes on'
+    done = [ticket for ticket in self._asked if self._ready(ticket)]
+    return [self._reply(ticket, self._asked.pop(ticket)) for ticket in done]
+
+  def _reply(self, ticket, prompt):
+    word = self._say(ticket, ''.join(map(chr, prompt)))
+    tokens = np.array([*map(ord, word), 0], np.int32)
+    return Reply(ticket, prompt, tokens, -np.ones(len(tokens), np.float32))
+
+
+def follow_hint(ticket, prompt):
+  """Answers the word that the last hint asks for; every third episode errs."""
+  hint = prompt.rstrip('.').split()[-1]
+  return 'nonsense' if ticket.episode % 3 == 0 else hint
+
+
+def guess(tasks, constrained=True, step_envs=None, **schedule):
   world = GuessWorld(num_words=4)
   layer = agent.AgentLayer(world.templates['compact'], 2, constrained)
-  envs = client.InlineClient(world.make_env)
-  key = jax.random.key(0)
-  return collect.collect(envs, layer, Letters(), generate, tasks, key)
+  envs = step_envs or client.InlineClient(world.make_env)
+  policy = Script(follow_hint)
+  return collect(envs, layer, Letters(), policy, tasks, Schedule(**schedule))
 
 
 def test_trajectories_record_prompt_reply_state_and_reward():
   tasks = [Task('train', i) for i in (0, 0, 1, 2, 3)]
-  trajectories = play(tasks)
+  trajectories = guess(tasks)
   assert [t.task for t in trajectories] == tasks
   assert {t.won for t in trajectories} == {True, False}
   for trajectory in trajectories:
@@ -66,25 +151,186 @@ def test_trajectories_record_prompt_reply_state_and_reward():
     assert text.startswith(trajectory.turns[0].observation)
 
 
-def test_an_episode_does_not_depend_on_what_stands_behind_it():
-  tasks = [Task('train', i) for i in range(6)]
-  whole, half = play(tasks), play(tasks[:3])
-  for a, b in zip(whole, half, strict=False):
-    assert [t.action for t in a.turns] == [t.action for t in b.turns]
-
-
-def test_turn_keys_are_all_different():
-  key = jax.random.key(1)
-  keys = [
-    tuple(row)
-    for turn in range(20)
-    for row in np.asarray(
-      collect.turn_keys(key, np.arange(64, dtype=np.int32), np.int32(turn))
-    )
-  ]
-  assert len(set(keys)) == len(keys)
-
-
 def test_unconstrained_rows_carry_no_choices():
-  (trajectory,) = play([Task('train', 0)], constrained=False)
+  (trajectory,) = guess([Task('train', 0)], constrained=False)
   assert trajectory.turns[0].choices == ()
+
+
+def test_servers_and_threads_change_nothing():
+  tasks = [Task('train', i % 12) for i in range(20)]
+  expected = [actions(t) for t in guess(tasks, episodes=3)]
+  with client.ProcessClient('toy', {'num_words': 4}, 2) as servers:
+    for workers in (0, 4):
+      got = guess(tasks, step_envs=servers, workers=workers, episodes=7)
+      assert [actions(t) for t in got] == expected
+
+
+def actions(trajectory):
+  return [(t.observation, t.action, t.reward) for t in trajectory.turns]
+
+
+# ---- schedules --------------------------------------------------------------
+
+CONFIG = qwen2.float32(qwen2.Config(128, 16, 32, 2, 4, 2, 4))
+
+
+@pytest.fixture(scope='module')
+def params():
+  init = jax.jit(qwen2.init_params, static_argnums=0)
+  params = init(CONFIG, jax.random.key(0))
+  return jax.tree.map(lambda a: a * 10 if a.ndim > 1 else a, params)
+
+
+def walk(
+  params,
+  schedule,
+  *,
+  slots=8,
+  chunk=3,
+  prefill_rows=2,
+  step_envs=None,
+  tasks=tuple(i // 2 for i in range(30)),
+):
+  """Plays walks with a real policy, which is drawn at random."""
+  plan = Plan(
+    slots=slots,
+    max_reply=6,
+    prompt_buckets=(12,),
+    prefill_buckets=(8,),
+    max_choices=3,
+    chunk=chunk,
+    prefill_rows=prefill_rows,
+    end_id=0,
+    pad_id=0,
+  )
+  policy = Slots(CONFIG, plan, Sampling(), params, jax.random.key(5))
+  envs = step_envs or Walks()
+  return collect(envs, Plain(), Letters(), policy, tasks, schedule)
+
+
+@pytest.fixture(scope='module')
+def lockstep(params):
+  return walk(params, Schedule(lockstep=True))
+
+
+def naps(seed):
+  rng = random.Random(seed)
+  return Walks(lambda *_: time.sleep(rng.choice((0, 0, 0.001, 0.01))))
+
+
+@pytest.mark.parametrize(
+  'schedule, more',
+  [
+    (Schedule(), {}),
+    (Schedule(episodes=5, lockstep=True), {}),
+    (Schedule(workers=3), {'step_envs': naps(0), 'prefill_rows': 8}),
+    (Schedule(workers=9, lockstep=True), {'step_envs': naps(1)}),
+    (Schedule(episodes=9), {'slots': 3, 'chunk': 1, 'prefill_rows': 1}),
+    (Schedule(episodes=9, workers=2), {'slots': 3, 'chunk': 9}),
+  ],
+)
+def test_the_schedule_changes_nothing(params, lockstep, schedule, more):
+  """Equal tokens, and log-probs within rounding, as in lockstep."""
+  assert [len(t.turns) for t in lockstep] == [i // 2 % 7 + 1 for i in range(30)]
+  assert len({t.turns[0].action for t in lockstep}) > 1
+  played = walk(params, schedule, **more)
+  for a, b in zip(played, lockstep, strict=True):
+    assert (a.task, a.won, actions(a)) == (b.task, b.won, actions(b))
+    for x, y in zip(a.turns, b.turns, strict=True):
+      np.testing.assert_array_equal(x.prompt, y.prompt)
+      np.testing.assert_array_equal(x.reply, y.reply)
+      np.testing.assert_allclose(x.log_probs, y.log_probs, rtol=0, atol=1e-5)
+
+
+def test_longer_episodes_compile_nothing_more(params):
+  """Eager operations are compilations, too, and there are none."""
+  short, long = [0, 0, 1], [6] * 20
+  walk(params, Schedule(), tasks=short)
+  with Compilations() as compilations:
+    played = walk(params, Schedule(), tasks=long)
+  assert sum(len(t.turns) for t in played) == 140
+  assert compilations.count == 0
+
+
+def test_every_turn_has_a_ticket_of_its_own():
+  policy, tasks = Script(), list(range(40))
+  schedule = Schedule(episodes=6)
+  played = collect(Walks(), Plain(), Letters(), policy, tasks, schedule)
+  expected = [(i, k) for i, t in enumerate(played) for k in range(len(t.turns))]
+  assert sorted(policy.tickets) == expected
+
+
+def test_a_slow_environment_holds_up_nobody():
+  """One call returns only after all other episodes have ended."""
+  others = threading.Event()
+  ended = []
+
+  def before(slot, task, move):
+    del slot
+    if task == 6 and move:
+      assert others.wait(10), 'the others waited, too'
+    elif task != 6 and move:
+      ended.append(task)
+      if len(ended) == 3 * (1 + 2 + 3):
+        others.set()
+
+  tasks = [6, *[0, 1, 2] * 3]
+  schedule = Schedule(workers=2)
+  played = collect(Walks(before), Plain(), Letters(), Script(), tasks, schedule)
+  assert [len(t.turns) for t in played] == [7, *[1, 2, 3] * 3]
+
+
+def test_a_long_reply_holds_up_nobody():
+  moved = []  # the task of every move
+  walks = Walks(lambda slot, task, move: move and moved.append(task))
+  policy = Script(ready=lambda ticket: ticket.episode > 0 or len(moved) >= 6)
+  collect(walks, Plain(), Letters(), policy, [6, 0, 1, 2], Schedule())
+  assert sorted(moved[:6]) == [0, 1, 1, 2, 2, 2] and moved[6:] == [6] * 7
+
+
+@pytest.mark.parametrize('workers', [0, 3])
+def test_an_error_surfaces_at_once(workers):
+  """While another environment is still at work, which then ends its thread."""
+  free = threading.Event()
+
+  def before(slot, task, move):
+    del slot
+    if task == 5 and workers:
+      free.wait(10)
+    if task == 2 and move:
+      raise UnknownTask('no such move')
+
+  start = time.monotonic()
+  with pytest.raises(UnknownTask, match='no such move'):
+    tasks = [5, 2, 3, 4]
+    schedule = Schedule(workers=workers)
+    collect(Walks(before), Plain(), Letters(), Script(), tasks, schedule)
+  assert time.monotonic() - start < 5
+  free.set()
+  no_thread_is_left()
+
+
+def test_ctrl_c_surfaces_at_once():
+  free = threading.Event()
+
+  def before(slot, task, move):
+    del slot, task
+    if move:
+      time.sleep(0.1)  # until the rollout waits for this very call
+      signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)
+      free.wait(10)
+
+  start = time.monotonic()
+  with pytest.raises(KeyboardInterrupt):
+    schedule = Schedule(workers=1)
+    collect(Walks(before), Plain(), Letters(), Script(), [3], schedule)
+  assert time.monotonic() - start < 5
+  free.set()
+  no_thread_is_left()
+
+
+def no_thread_is_left():
+  for thread in threading.enumerate():
+    if thread.name.startswith('environments'):
+      thread.join(5)
+      assert not thread.is_alive()

@@ -1,30 +1,30 @@
 """Generation: equal to a slow loop, row by row, whatever the other rows."""
 
+import dataclasses
+import functools
+
 import jax
 import numpy as np
 import pytest
 
 from hgpo_jax.policy import generate, qwen2, sampling
+from hgpo_jax.policy.generate import Plan
 from hgpo_jax.policy.sampling import Sampling
+from hgpo_jax.policy.slots import Slots, Ticket
 
-CONFIG = qwen2.Config(40, 16, 32, 2, 4, 2, 4, dtype='float32')
+CONFIG = qwen2.float32(qwen2.Config(40, 16, 32, 2, 4, 2, 4))
 END, PAD, R = 1, 0, 5
-
-
-def make(method=None, **changes):
-  buckets = {
-    'prompt_buckets': (8,),
-    'batch_buckets': (8,),
-    'choice_buckets': (4,),
-  }
-  return generate.make_generator(
-    CONFIG,
-    sampling=method or Sampling(),
-    max_reply=R,
-    end_id=END,
-    pad_id=PAD,
-    **(buckets | changes),
-  )
+PLAN = Plan(
+  slots=4,
+  max_reply=R,
+  prompt_buckets=(8,),
+  prefill_buckets=(4,),
+  max_choices=4,
+  chunk=3,
+  prefill_rows=2,
+  end_id=END,
+  pad_id=PAD,
+)
 
 
 @pytest.fixture(scope='module')
@@ -41,88 +41,138 @@ def random_prompts(n, seed=0, longest=8):
   ]
 
 
-def row_keys(n, seed=1):
-  return jax.random.split(jax.random.key(seed), n)
+def answer(
+  params,
+  prompts,
+  method=None,
+  *,
+  plan=PLAN,
+  seed=1,
+  choices=None,
+  config=CONFIG,
+):
+  """Replies in the order of the prompts; episode i says turn 0."""
+  method = method or Sampling()
+  slots = Slots(config, plan, method, params, jax.random.key(seed))
+  for i, prompt in enumerate(prompts):
+    slots.submit(Ticket(i, 0), prompt, choices[i] if choices else ())
+  replies = slots.drain()
+  return [replies[Ticket(i, 0)] for i in range(len(prompts))]
 
 
-def slow_greedy(params, prompt, pad_to=16):
-  """One full forward per token, without cache, left padding or batch."""
+def assert_same(actual, expected, atol=0.0):
+  for a, b in zip(actual, expected, strict=True):
+    np.testing.assert_array_equal(a.tokens, b.tokens)
+    np.testing.assert_allclose(a.log_probs, b.log_probs, rtol=0, atol=atol)
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def next_log_probs(config, params, tokens, last):
+  hidden = qwen2.forward(config, params, tokens)[0, last]
+  return jax.nn.log_softmax(qwen2.logits(config, params, hidden))
+
+
+def slow_loop(params, prompt, choose, config=CONFIG, columns=16):
+  """One full forward per token, without cache, chunks or other rows."""
   tokens, reply, log_probs = list(prompt), [], []
-  forward = jax.jit(qwen2.forward, static_argnums=0)
   while len(reply) < R and END not in reply:
-    padded = np.zeros((1, pad_to), np.int32)
+    padded = np.zeros((1, columns), np.int32)
     padded[0, : len(tokens)] = tokens
-    valid = np.arange(pad_to)[None] < len(tokens)
-    hidden, _ = forward(CONFIG, params, padded, valid)
-    logits = qwen2.logits(CONFIG, params, hidden[0, len(tokens) - 1])
-    best = int(np.argmax(logits))
-    log_probs.append(float(jax.nn.log_softmax(logits)[best]))
-    reply.append(best)
-    tokens.append(best)
+    scores = next_log_probs(config, params, padded, len(tokens) - 1)
+    token = int(choose(scores, len(reply)))
+    log_probs.append(float(scores[token]))
+    reply.append(token)
+    tokens.append(token)
   return reply, log_probs
 
 
 def test_greedy_equals_a_loop_without_cache(params):
   prompts = random_prompts(8)
-  out = make(sampling.greedy())(params, prompts, row_keys(8))
-  for i, prompt in enumerate(prompts):
-    reply, log_probs = slow_greedy(params, prompt)
-    n = out.lengths[i]
-    assert list(out.tokens[i, :n]) == reply
-    np.testing.assert_allclose(out.log_probs[i, :n], log_probs, atol=2e-5)
+  for prompt, got in zip(
+    prompts, answer(params, prompts, sampling.greedy()), strict=True
+  ):
+    reply, log_probs = slow_loop(params, prompt, lambda s, _: np.argmax(s))
+    assert got.tokens.tolist() == reply
+    assert got.prompt.tolist() == prompt
+    np.testing.assert_allclose(got.log_probs, log_probs, atol=2e-5)
+
+
+@jax.jit
+def drawn(key, position, log_probs):
+  here = jax.random.fold_in(key, position)
+  return sampling.draw(here[None], log_probs[None])[0]
+
+
+def test_each_position_has_the_key_of_its_episode_and_turn(params):
+  prompts = random_prompts(5, seed=3)
+  key = jax.random.key(7)
+  for i, got in enumerate(answer(params, prompts, seed=7)):
+    own = jax.random.fold_in(jax.random.fold_in(key, i), 0)
+
+    def choose(scores, position, own=own):
+      return drawn(own, position, scores)
+
+    reply, _ = slow_loop(params, prompts[i], choose)
+    assert got.tokens.tolist() == reply
+
+
+def test_row_keys_are_all_different():
+  names = np.stack(np.meshgrid(np.arange(64), np.arange(20)), -1).reshape(-1, 2)
+  key = jax.random.key_data(jax.random.key(1))
+  keys = np.asarray(jax.jit(generate.row_keys)(key, names))
+  assert len(set(map(tuple, keys))) == len(names)
 
 
 def test_top_1_is_greedy(params):
-  prompts, keys = random_prompts(8), row_keys(8)
-  greedy = make(sampling.greedy())(params, prompts, keys)
-  top_1 = make(Sampling(top_k=1))(params, prompts, keys)
-  np.testing.assert_array_equal(greedy.tokens, top_1.tokens)
-  np.testing.assert_array_equal(greedy.log_probs, top_1.log_probs)
+  prompts = random_prompts(8)
+  assert_same(
+    answer(params, prompts, Sampling(top_k=1)),
+    answer(params, prompts, sampling.greedy()),
+  )
 
 
-def test_padding_follows_the_end(params):
+def test_nothing_follows_the_end(params):
   choices = [[[5, END], [6, 7, END]]] * 8
-  out = make()(params, random_prompts(8), row_keys(8), choices)
-  assert set(out.lengths) == {2, 3}
-  for tokens, log_probs, n in zip(
-    out.tokens, out.log_probs, out.lengths, strict=True
-  ):
-    assert tokens[n - 1] == END and END not in tokens[: n - 1]
-    assert (tokens[n:] == PAD).all() and (log_probs[n:] == 0).all()
+  replies = answer(params, random_prompts(8), choices=choices)
+  assert {len(r.tokens) for r in replies} == {2, 3}
+  for reply in replies:
+    assert reply.tokens.tolist() in choices[0]
+    assert reply.tokens.size == reply.log_probs.size
 
 
 def test_rows_do_not_see_each_other(params):
-  """Same key, same bits, whatever stands in the other rows of the batch."""
-  generator = make()
-  prompts, keys = random_prompts(8), row_keys(8)
-  out = generator(params, prompts, keys)
-  others = random_prompts(8, seed=5)
-  for i in (0, 3, 7):
-    mixed, mixed_keys = list(others), row_keys(8, seed=9)
-    mixed[2] = prompts[i]  # at another place, too
-    mixed_keys = mixed_keys.at[2].set(keys[i])
-    again = generator(params, mixed, mixed_keys)
-    np.testing.assert_array_equal(again.tokens[2], out.tokens[i])
-    np.testing.assert_array_equal(again.log_probs[2], out.log_probs[i])
-  alone = generator(params, prompts[:1], keys[:1])
-  np.testing.assert_array_equal(alone.log_probs[0], out.log_probs[0])
-  assert generator.num_compilations == 1
+  """Same name, same bits, whatever stands in the other rows."""
+  prompts = random_prompts(4)
+  alone = answer(params, prompts)
+  others = random_prompts(12, seed=5)
+  slots = Slots(CONFIG, PLAN, Sampling(), params, jax.random.key(1))
+  for i, other in enumerate(others):
+    slots.submit(Ticket(100 + i, 0), other)
+    if i % 3 == 0:  # in other places, and among other neighbours
+      slots.submit(Ticket(i // 3, 0), prompts[i // 3])
+  replies = slots.drain()
+  assert len(replies) == 16
+  assert_same([replies[Ticket(i, 0)] for i in range(4)], alone)
 
 
-def test_buckets_agree(params):
-  prompts, keys = random_prompts(6), row_keys(6)
-  small = make()(params, prompts, keys)
-  large = make(prompt_buckets=(16,))(params, prompts, keys)
-  np.testing.assert_array_equal(small.tokens, large.tokens)
-  np.testing.assert_allclose(small.log_probs, large.log_probs, atol=1e-5)
+@pytest.mark.parametrize(
+  'changes',
+  [
+    {'prompt_buckets': (4, 16), 'max_choices': 0},
+    {'chunk': 1},
+    {'slots': 3, 'prefill_buckets': (2,), 'chunk': 8, 'prefill_rows': 9},
+  ],
+)
+def test_shapes_change_nothing(params, changes):
+  prompts = random_prompts(9)
+  plan = dataclasses.replace(PLAN, **changes)
+  other = answer(params, prompts, plan=plan)
+  assert_same(other, answer(params, prompts), atol=1e-5)
 
 
 def test_keys_decide_the_reply(params):
-  prompts = [[5, 6, 7]] * 8
-  out = make()(params, prompts, row_keys(8))
-  assert len({tuple(t) for t in out.tokens}) > 1
-  same = make()(params, prompts, jax.random.key_data(row_keys(8)))
-  np.testing.assert_array_equal(out.tokens, same.tokens)
+  replies = answer(params, [[5, 6, 7]] * 8)
+  assert len({tuple(r.tokens) for r in replies}) > 1
 
 
 def test_replies_stay_among_the_choices(params):
@@ -135,46 +185,25 @@ def test_replies_stay_among_the_choices(params):
     for _ in range(40)
   ]
   choices[7] = []  # this row may say anything
-  out = make()(params, random_prompts(40), row_keys(40), choices)
-  for row, tokens, n in zip(choices, out.tokens, out.lengths, strict=True):
-    assert not row or list(tokens[:n]) in row
-  free = make()(params, random_prompts(40), row_keys(40))
-  np.testing.assert_array_equal(out.tokens[7], free.tokens[7])
+  prompts = random_prompts(40)
+  replies = answer(params, prompts, choices=choices)
+  for row, reply in zip(choices, replies, strict=True):
+    assert not row or reply.tokens.tolist() in row
+  free = answer(params, prompts[:8])
+  np.testing.assert_array_equal(replies[7].tokens, free[7].tokens)
+  # The log-probs are those of the choice among what is allowed.
+  single = answer(params, prompts[:2], choices=[[[3, END]]] * 2)
+  assert all((r.log_probs == 0).all() for r in single)
 
 
-def test_compilations_are_bounded_and_shared(params):
-  buckets = {'prompt_buckets': (8, 16)}
-  hot, cold = make(Sampling(1.0), **buckets), make(Sampling(0.5), **buckets)
-  before = generate.decode._cache_size()
-  for n, longest in [(1, 3), (5, 8), (8, 9), (2, 16), (17, 12), (9, 4)]:
-    prompts = [[3] * longest for _ in range(n)]
-    hot(params, prompts, row_keys(n))
-    cold(params, prompts, row_keys(n))
-  assert generate.decode._cache_size() - before <= 2
-  assert hot.num_compilations == cold.num_compilations == 2
-  assert hot.max_compilations == 2 * 1 * (1 + 1)
-
-
-def test_long_prompts_lose_their_first_tokens(params):
-  generator = make()
-  prompt = list(range(2, 22))
-  keys = jax.numpy.stack([jax.random.key(4)] * 2)
-  out = generator(params, [prompt, prompt[-8:]], keys)
-  assert generator.num_truncated == 1
-  np.testing.assert_array_equal(out.tokens[0], out.tokens[1])
-
-
-def test_misfit_requests_are_refused(params):
-  generator, keys = make(), row_keys(1)
-  with pytest.raises(ValueError, match='row_keys'):
-    generator(params, [[3], [4]], keys)
-  with pytest.raises(ValueError, match='empty'):
-    generator(params, [[]], keys)
-  with pytest.raises(ValueError, match='rows of choices'):
-    generator(params, [[3]], keys, [])
-  with pytest.raises(ValueError, match='max_reply=5'):
-    generator(params, [[3]], keys, [[[2, 3, 4, 5, 6, END]]])
-  with pytest.raises(ValueError, match='end_id=1'):
-    generator(params, [[3]], keys, [[[2, 3]]])
-  with pytest.raises(ValueError, match='choice_buckets'):
-    generator(params, [[3]], keys, [[[2, END]] * 5])
+@pytest.mark.slow
+def test_deep_models_decode_from_the_stacked_cache():
+  """The other way through the blocks, with the cache as a whole."""
+  deep = dataclasses.replace(CONFIG, num_layers=qwen2.SHALLOW + 1)
+  params = jax.jit(qwen2.init_params, static_argnums=0)(deep, jax.random.key(0))
+  prompts = random_prompts(6)
+  replies = answer(params, prompts, sampling.greedy(), config=deep)
+  for prompt, got in zip(prompts, replies, strict=True):
+    expected = slow_loop(params, prompt, lambda s, _: np.argmax(s), deep)
+    assert got.tokens.tolist() == expected[0]
+    np.testing.assert_allclose(got.log_probs, expected[1], atol=2e-5)

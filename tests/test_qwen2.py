@@ -1,7 +1,6 @@
 """Qwen2.5: equal to the released architecture, however it is called."""
 
 import dataclasses
-import itertools
 import pathlib
 
 import flax.traverse_util
@@ -22,11 +21,14 @@ CONFIG = qwen2.Config(
   num_kv_heads=2,
   head_dim=4,
   dtype='float32',
+  cache_dtype='float32',
 )
 B, L = 3, 8
 
-forward = jax.jit(qwen2.forward, static_argnames=('config', 'last'))
-prefill = jax.jit(qwen2.prefill, static_argnames=('config', 'slots', 'last'))
+forward = jax.jit(qwen2.forward, static_argnums=0)
+prefill = jax.jit(qwen2.prefill, static_argnums=0)
+decode = jax.jit(qwen2.decode, static_argnums=0)
+ONE_TEXT = jnp.ones((B, L), bool)
 
 
 @pytest.fixture(scope='module')
@@ -61,75 +63,128 @@ def test_logits_match_transformers(head):
   params = flax.traverse_util.unflatten_dict(flat)
   shapes = jax.eval_shape(lambda: qwen2.init_params(config, jax.random.key(0)))
   assert jax.tree.map(jnp.shape, params) == jax.tree.map(jnp.shape, shapes)
-  hidden, _ = forward(config, params, golden['tokens'], golden['valid'])
+  hidden = forward(config, params, golden['tokens'], golden['valid'])
   actual = qwen2.logits(config, params, hidden)
   assert actual.dtype == jnp.float32
   valid = golden['valid']
   np.testing.assert_allclose(actual[valid], golden[head][valid], atol=1e-4)
 
 
-@pytest.mark.parametrize('edges', [(4, 5, 6, 7, 8), (4, 8)])
-def test_cached_equals_full_forward(params, tokens, edges):
-  valid = jnp.arange(L) >= jnp.array([[0], [2], [3]])
-  full, none = forward(CONFIG, params, tokens, valid)
-  assert none is None
-  start = edges[0]
-  hidden, cache = prefill(
-    CONFIG, params, tokens[:, :start], valid[:, :start], slots=L + 2
+@pytest.mark.parametrize('slots', [L, L + 3])
+def test_cached_equals_full_forward(params, tokens, slots):
+  """Rows of 2, 5 and 4 tokens, continued side by side."""
+  full = forward(CONFIG, params, tokens)
+  lengths = np.array([2, 5, 4])
+  hidden, cache = prefill(CONFIG, params, tokens[:, :5], lengths)
+  rows = np.arange(B)
+  np.testing.assert_allclose(hidden, full[rows, lengths - 1], atol=2e-5)
+  cache = jax.tree.map(
+    lambda empty, filled: (
+      empty.at[:, :, :, :5].set(filled) if filled.ndim > 1 else filled
+    ),
+    qwen2.init_cache(CONFIG, B, slots),
+    cache,
   )
-  parts = [hidden]
-  for i, j in itertools.pairwise(edges):  # one by one, or a chunk at once
-    hidden, cache = forward(
-      CONFIG, params, tokens[:, i:j], valid[:, i:j], cache
-    )
-    parts.append(hidden)
-  assert int(cache.next) == L
-  np.testing.assert_array_equal(cache.valid[:, :L], valid)
-  np.testing.assert_allclose(
-    np.concatenate(parts, axis=1)[valid], full[valid], atol=2e-5
-  )
+  for _ in range(L - max(lengths)):
+    hidden, cache = decode(CONFIG, params, tokens[rows, lengths], cache)
+    np.testing.assert_allclose(hidden, full[rows, lengths], atol=2e-5)
+    lengths = lengths + 1
+    np.testing.assert_array_equal(cache.length, lengths)
 
 
 def test_empty_cache_is_no_cache(params, tokens):
-  valid = jnp.ones((B, L), bool)
   cache = qwen2.init_cache(CONFIG, B, L)
-  cached, _ = forward(CONFIG, params, tokens, valid, cache)
-  full, _ = forward(CONFIG, params, tokens, valid)
-  np.testing.assert_allclose(cached, full, atol=2e-5)
+  cached, _ = decode(CONFIG, params, tokens[:, 0], cache)
+  full = forward(CONFIG, params, tokens)
+  np.testing.assert_allclose(cached, full[:, 0], atol=2e-5)
 
 
-def test_left_padding_changes_nothing(params, tokens):
-  pads = 3
-  real = tokens[:, pads:]
-  full, _ = forward(CONFIG, params, real, jnp.ones(real.shape, bool))
+@pytest.mark.parametrize('pads', [(3, 0), (0, 3), (2, 1)])
+def test_padding_changes_nothing(params, tokens, pads):
+  left, right = pads
+  real = slice(left, L - right)
+  full = forward(CONFIG, params, tokens[:, real])
+  columns = jnp.arange(L)
+  valid = ONE_TEXT & (columns >= left) & (columns < L - right)
   for filler in (0, 7):
-    padded = tokens.at[:, :pads].set(filler)
-    valid = jnp.broadcast_to(jnp.arange(L) >= pads, (B, L))
-    hidden, _ = forward(CONFIG, params, padded, valid)
-    np.testing.assert_allclose(hidden[:, pads:], full, atol=1e-5)
+    padded = jnp.where(valid, tokens, filler)
+    hidden = forward(CONFIG, params, padded, valid)
+    np.testing.assert_allclose(hidden[:, real], full, atol=1e-5)
+
+
+def test_padding_inside_a_text_is_not_there(params, tokens):
+  valid = ONE_TEXT.at[:, 3].set(False)
+  hidden = forward(CONFIG, params, tokens, valid)
+  without = forward(CONFIG, params, jnp.delete(tokens, 3, axis=1))
+  hidden = jnp.delete(hidden, 3, axis=1)
+  np.testing.assert_allclose(hidden, without, atol=1e-5)
+
+
+@pytest.mark.parametrize('implementation', ['plain', 'xla'])
+def test_packed_texts_do_not_see_each_other(params, tokens, implementation):
+  config = dataclasses.replace(CONFIG, attention=implementation)
+  segments = jnp.asarray([[1, 1, 1, 2, 2, 3, 3, 3]] * B, jnp.int32)
+  packed = forward(config, params, tokens, segments)
+  for part in (slice(0, 3), slice(3, 5), slice(5, 8)):
+    alone = forward(CONFIG, params, tokens[:, part])
+    np.testing.assert_allclose(packed[:, part], alone, atol=2e-5)
+
+
+def test_segment_positions_start_anew():
+  segments = jnp.asarray([[0, 1, 1, 2, 2, 2, 0, 3], [1, 0, 1, 1, 4, 4, 0, 0]])
+  positions = qwen2.segment_positions(segments)
+  expected = [[0, 0, 1, 0, 1, 2, 0, 0], [0, 0, 1, 2, 0, 1, 0, 0]]
+  there = np.asarray(segments > 0)
+  np.testing.assert_array_equal(positions[there], np.asarray(expected)[there])
 
 
 def test_row_without_any_token_is_finite(params, tokens):
-  valid = jnp.ones((B, L), bool).at[1].set(False)
-  hidden, _ = forward(CONFIG, params, tokens, valid)
+  for segments in (ONE_TEXT.at[1].set(False), None):
+    hidden = forward(CONFIG, params, tokens, segments)
+    assert np.isfinite(hidden).all()
+  hidden, _ = prefill(CONFIG, params, tokens, jnp.asarray([0, L, 1]))
   assert np.isfinite(hidden).all()
 
 
-@pytest.mark.parametrize('last', [1, L])
-def test_last_is_the_tail_of_the_full_forward(params, tokens, last):
-  valid = jnp.arange(L) >= jnp.array([[0], [2], [3]])
-  full, _ = forward(CONFIG, params, tokens, valid)
-  tail, _ = forward(CONFIG, params, tokens, valid, last=last)
-  assert tail.shape == (B, last, CONFIG.width)
-  np.testing.assert_allclose(tail, full[:, -last:], atol=1e-5)
+@pytest.mark.parametrize('implementation', ['plain', 'xla'])
+@pytest.mark.parametrize('shallow', [0, 8])
+def test_wanted_columns_are_those_of_the_full_forward(
+  params, tokens, monkeypatch, shallow, implementation
+):
+  monkeypatch.setattr(qwen2, 'SHALLOW', shallow)
+  config = dataclasses.replace(CONFIG, attention=implementation)
+  segments = jnp.asarray([[0, 0, 1, 1, 1, 2, 2, 2]] * B, jnp.int32)
+  at = jnp.asarray([[2, 4, 7], [7, 3, 2], [5, 5, 6]])
+  full = forward(CONFIG, params, tokens, segments)
+  wanted = jax.jit(lambda: qwen2.forward(
+    config, params, tokens, segments, at=at
+  ))()  # fmt: skip
+  expected = jnp.take_along_axis(full, at[..., None], axis=1)
+  np.testing.assert_allclose(wanted, expected, atol=2e-5)
 
 
 def test_later_tokens_are_not_seen(params, tokens):
-  valid = jnp.ones((B, L), bool)
-  hidden, _ = forward(CONFIG, params, tokens, valid)
-  changed, _ = forward(CONFIG, params, tokens.at[:, 5:].add(1) % 50, valid)
+  hidden = forward(CONFIG, params, tokens)
+  changed = forward(CONFIG, params, tokens.at[:, 5:].add(1) % 50)
   np.testing.assert_array_equal(hidden[:, :5], changed[:, :5])
   assert np.abs(hidden[:, 5:] - changed[:, 5:]).max() > 1e-3
+
+
+@pytest.mark.parametrize('remat', ['dots', 'full'])
+def test_rematerialisation_changes_no_gradient(params, tokens, remat):
+  def gradient(config):
+    def loss(params):
+      return jnp.mean(qwen2.forward(config, params, tokens) ** 2)
+
+    return jax.jit(jax.grad(loss))(params)
+
+  kept = gradient(CONFIG)
+  again = gradient(dataclasses.replace(CONFIG, remat=remat))
+  jax.tree.map(
+    lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5),
+    kept,
+    again,
+  )
 
 
 def test_grouped_queries_are_repeated_key_heads(params, tokens):
@@ -143,9 +198,8 @@ def test_grouped_queries_are_repeated_key_heads(params, tokens):
     return jnp.repeat(heads, 2, axis=-2).reshape(*leaf.shape[:-1], -1)
 
   repeated = jax.tree_util.tree_map_with_path(repeat, params)
-  valid = jnp.ones((B, L), bool)
-  grouped, _ = forward(CONFIG, params, tokens, valid)
-  full, _ = forward(wide, repeated, tokens, valid)
+  grouped = forward(CONFIG, params, tokens)
+  full = forward(wide, repeated, tokens)
   np.testing.assert_allclose(grouped, full, atol=1e-5)
 
 
@@ -155,23 +209,31 @@ def test_program_does_not_grow_with_depth(tokens):
     params = jax.eval_shape(
       lambda: qwen2.init_params(config, jax.random.key(0))
     )
-    valid = jnp.ones((B, L), bool)
-    return len(forward.lower(config, params, tokens, valid).as_text())
+    return len(forward.lower(config, params, tokens).as_text())
 
-  assert program_size(40) < 1.02 * program_size(4)
+  assert program_size(40) < 1.02 * program_size(qwen2.SHALLOW + 1)
 
 
 def test_bfloat16_activations_give_float32_logits(params, tokens):
   config = dataclasses.replace(CONFIG, dtype='bfloat16')
-  valid = jnp.ones((B, L), bool)
-  hidden, _ = forward(config, params, tokens, valid)
+  hidden = forward(config, params, tokens)
   assert hidden.dtype == jnp.bfloat16
   rough = qwen2.logits(config, params, hidden)
   assert rough.dtype == jnp.float32
-  exact = qwen2.logits(
-    CONFIG, params, forward(CONFIG, params, tokens, valid)[0]
-  )
+  exact = qwen2.logits(CONFIG, params, forward(CONFIG, params, tokens))
   assert np.corrcoef(rough.ravel(), exact.ravel())[0, 1] > 0.99
+
+
+def test_bfloat16_cache_is_near_the_exact_one(params, tokens):
+  config = dataclasses.replace(CONFIG, cache_dtype='bfloat16')
+  lengths = jnp.full(B, 5)
+  _, cache = prefill(config, params, tokens[:, :5], lengths)
+  assert cache.k.dtype == jnp.bfloat16
+  _, cache = prefill(config, params, tokens, lengths)  # room for more
+  hidden, cache = decode(config, params, tokens[:, 5], cache)
+  assert cache.k.dtype == jnp.bfloat16 and hidden.dtype == jnp.float32
+  exact = forward(CONFIG, params, tokens)[:, 5]
+  assert np.corrcoef(hidden.ravel(), exact.ravel())[0, 1] > 0.99
 
 
 @pytest.mark.parametrize(
@@ -189,3 +251,16 @@ def test_unfit_sizes_are_refused():
     dataclasses.replace(CONFIG, num_kv_heads=3)
   with pytest.raises(ValueError, match='head_dim=5'):
     dataclasses.replace(CONFIG, head_dim=5)
+  with pytest.raises(ValueError, match="remat='half'"):
+    dataclasses.replace(CONFIG, remat='half')
+  with pytest.raises(ValueError, match="'nope'"):
+    qwen2.Lora(4, 8.0, targets=('q_proj', 'nope'))
+  config = dataclasses.replace(CONFIG, attention='nope')
+  with pytest.raises(ValueError, match="attention='nope'"):
+    jax.eval_shape(
+      lambda: qwen2.forward(
+        config,
+        qwen2.init_params(config, jax.random.key(0)),
+        jnp.ones((1, 2), int),
+      )
+    )

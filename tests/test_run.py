@@ -8,6 +8,7 @@ import pytest
 
 from experiments.configs import toy
 from hgpo_jax.train import batching, checkpoint, trainer
+from hgpo_jax.train import policy as policy_lib
 from hgpo_jax.train import run as run_lib
 from hgpo_jax.types import ConfigError
 
@@ -31,7 +32,6 @@ CLONED = {
   'warmstart__epochs': 12,
   'warmstart__minibatch': 32,
   'warmstart__learning_rate': 1e-2,
-  'optim__microbatch': 32,
 }
 
 
@@ -69,7 +69,7 @@ def test_nothing_to_clone_is_told(tmp_path):
 
 def test_phrases_start_as_the_sum_of_their_words():
   embed = jax.random.normal(jax.random.key(0), (6, 4))
-  rows = run_lib.composed(embed, {5: [0, 3], 4: [1]})
+  rows = policy_lib.composed(embed, {5: [0, 3], 4: [1]})
   np.testing.assert_allclose(rows[5], (embed[0] + embed[3]) / 2**0.5, rtol=1e-6)
   np.testing.assert_array_equal(rows[:4], embed[:4])
   np.testing.assert_array_equal(rows[4], embed[1])
@@ -80,7 +80,9 @@ def test_shuffled_advantages_are_the_same_numbers_on_other_rows(tmp_path):
   played = run.rollout(params, 0)
   seed = (0, run_lib.ORDER, 0)
   values = [
-    trainer.Learner(c, run.score(1.0), run.shapes).advantages(played, seed)
+    trainer.Learner(c, run.policy.score(1.0), run.policy.shapes).advantages(
+      played, seed
+    )
     for c in (config(), config(algo__shuffle_advantages=True))
   ]
   assert np.count_nonzero(values[0])
@@ -97,10 +99,10 @@ def test_scoring_gives_every_token_the_log_prob_it_was_sampled_with(
   with trainer.open_seat(c) as seat:
     run, params = run_lib.warm_start(c, seat, tmp_path / 'run')
     turns = [turn for t in run.rollout(params, 0) for turn in t.turns]
-  score = run.score(run.sampling.scored_temperature)
-  learner = trainer.Learner(c, score, run.shapes)
+  score = run.policy.score(run.sampling.scored_temperature)
+  learner = trainer.Learner(c, score, run.policy.shapes)
   scored = learner.log_probs(params, turns)
-  sampled = batching.sampled_log_probs(turns, run.shapes.reply)
+  sampled = batching.sampled_log_probs(turns, run.policy.shapes.reply)
   assert np.count_nonzero(sampled)
   assert np.abs(np.expm1(scored - sampled)).max() < 1e-5  # the ratio is 1
   # The reference is the policy itself: k3 is 0.

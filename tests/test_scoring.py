@@ -1,132 +1,209 @@
-"""Scoring: the numbers of generation, differentiable, silent on padding."""
+"""Scoring packed rows: the numbers of decoding, a slice of logits at a time."""
+
+import functools
+import math
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from hgpo_jax.policy import generate, qwen2, sampling, scoring
+from hgpo_jax import testing, types
+from hgpo_jax.policy import qwen2, sampling, scoring
+from hgpo_jax.train import packing
 
-CONFIG = qwen2.Config(40, 16, 32, 2, 4, 2, 4, dtype='float32')
-END, PAD, R, P, B = 1, 0, 5, 8, 8
-PROMPTS = [[5, 6, 7], [8, 9, 10, 11, 12, 13], [14], [15, 16, 17, 18]]
-CHOICES = [
-  [[20, 21, END], [20, 22, 23, END], [24, END]],
-  [[30, END], [31, END], [31, 32, END]],
-  [[25, 26, END]],  # forced from its first token to its last
-  [],  # anything goes
-]
-
-score = jax.jit(
-  scoring.score,
-  static_argnums=0,
-  static_argnames=('prompt_len',),
+CONFIG = qwen2.Config(
+  40, 16, 32, 2, 4, 2, 4, dtype='float32', cache_dtype='float32'
 )
+END, R = 1, 5
+SHAPES = packing.Shapes(
+  tokens=32, replies=12, turns=4, rows=2, reply=R, choices=(4,)
+)
+LIMITED = [
+  ((20, 21, END), (20, 22, 23, END), (24, END)),
+  ((30, END), (31, END), (31, 32, END)),
+  ((25, 26, END),),  # forced from its first token to its last
+  (),  # anything goes
+]
+REPLIES = [(20, 22, 23, END), (31, END), (25, 26, END), (33, 34, 35, 36, 37)]
+PROMPTS = [(5, 6, 7), (8, 9, 10, 11, 12, 13), (14,), (15, 16, 17, 18)]
 
 
 @pytest.fixture(scope='module')
 def params():
-  init = jax.jit(qwen2.init_params, static_argnums=0)
-  params = init(CONFIG, jax.random.key(0))
-  return jax.tree.map(lambda a: a * 10 if a.ndim > 1 else a, params)
+  return testing.random_params(CONFIG)
 
 
-def generated(params, temperature, choices):
-  """What generation returned, as a batch for `score`."""
-  generator = generate.make_generator(
-    CONFIG,
-    sampling=sampling.Sampling(temperature),
-    max_reply=R,
-    end_id=END,
-    pad_id=PAD,
-    prompt_buckets=(P,),
-    batch_buckets=(B,),
-    choice_buckets=(4,),
+def turns(limited=True):
+  return [
+    types.Turn(
+      prompt=np.array(prompt, np.int32),
+      reply=np.array(reply, np.int32),
+      log_probs=np.zeros(len(reply), np.float32),
+      choices=choices if limited else (),
+      observation='',
+      action='',
+      valid=True,
+      reward=0.0,
+    )
+    for prompt, reply, choices in zip(PROMPTS, REPLIES, LIMITED, strict=True)
+  ]
+
+
+def plan_of(found, shapes=SHAPES):
+  flat = packing.flatten(found, shapes)
+  return packing.pack(flat, np.arange(len(found)), shapes, 1)
+
+
+prefill = jax.jit(qwen2.prefill, static_argnums=0)
+decode = jax.jit(qwen2.decode, static_argnums=0)
+unembed = jax.jit(qwen2.logits, static_argnums=0)
+judge = jax.jit(sampling.scored_log_probs)
+
+
+@functools.partial(jax.jit, static_argnames='chunk')
+def score(params, rows, temperature=1.0, chunk=12):
+  return scoring.score(
+    CONFIG, params, rows, temperature=temperature, chunk=chunk
   )
-  keys = jax.random.split(jax.random.key(7), len(PROMPTS))
-  out = generator(params, PROMPTS, keys, choices)
-  prompt, valid = generate.pack_prompts(PROMPTS, B, P, PAD)
-  said = np.zeros((B, R), bool)
-  said[: len(PROMPTS)] = np.arange(R) < out.lengths[:, None]
-  reply = np.full((B, R), PAD, np.int32)
-  reply[: len(PROMPTS)] = out.tokens
-  tokens = np.concatenate([prompt, reply], axis=1)
-  packed = None
-  if choices is not None:
-    packed = generate.pack_choices(choices, B, 4, R)
-  return out, tokens, np.concatenate([valid, said], axis=1), packed
+
+
+def scored(params, plan, **options):
+  """Log-probs and entropies of each turn, as lists in the turns' order."""
+  rows = jax.tree.map(lambda x: x[0], plan.rows)
+  scores = score(params, rows, **options)
+  out = {}
+  for n in np.flatnonzero(plan.turn[0] >= 0):
+    place = plan.place[0, n][plan.place[0, n] >= 0]
+    row = n // SHAPES.turns
+    out[int(plan.turn[0, n])] = (
+      np.asarray(scores.log_probs)[row, place],
+      np.asarray(scores.entropy)[row, place],
+    )
+  return [out[i] for i in range(len(out))], scores
+
+
+def decoded(params, turn, temperature):
+  """The same by prefill, then one step per token."""
+  length = len(turn.prompt)
+  prompt = np.pad(turn.prompt, (0, 16 - length))[None]
+  hidden, cache = prefill(CONFIG, params, prompt, np.array([length]))
+  log_probs, entropy = [], []
+  for r, token in enumerate(turn.reply):
+    said = tuple(turn.reply[:r])
+    nexts = {c[r] for c in turn.choices if c[:r] == said and len(c) > r}
+    allowed = np.isin(np.arange(CONFIG.vocab_size), list(nexts)) | (not nexts)
+    logits = unembed(CONFIG, params, hidden)[0]
+    values = np.asarray(judge(logits, temperature, allowed), np.float64)
+    log_probs.append(values[token])
+    entropy.append(-(np.exp(values) * values).sum())
+    hidden, cache = decode(CONFIG, params, token[None], cache)
+  return log_probs, entropy
 
 
 @pytest.mark.parametrize('temperature', [1.0, 0.4])
-@pytest.mark.parametrize('choices', [None, CHOICES], ids=['free', 'choices'])
-def test_equals_generation(params, temperature, choices):
-  out, tokens, valid, packed = generated(params, temperature, choices)
-  scores = score(
-    CONFIG,
-    params,
-    tokens,
-    valid,
-    prompt_len=P,
-    temperature=temperature,
-    choices=packed,
-  )
-  assert out.log_probs.min() < -0.1  # there is something to compare
-  real = scores.log_probs[: len(PROMPTS)]
-  np.testing.assert_allclose(real, out.log_probs, atol=1e-5)
-  padding = ~valid[:, P:]
+@pytest.mark.parametrize('limited', [False, True], ids=['free', 'limited'])
+def test_equals_decoding_token_by_token(params, temperature, limited):
+  found = turns(limited)
+  pairs, scores = scored(params, plan_of(found), temperature=temperature)
+  for (log_probs, entropy), turn in zip(pairs, found, strict=True):
+    expected = decoded(params, turn, temperature)
+    np.testing.assert_allclose(log_probs, expected[0], atol=1e-5)
+    np.testing.assert_allclose(entropy, expected[1], atol=1e-5)
+  assert min(float(p[0].min()) for p in pairs) < -0.1  # not all the same
+  padding = plan_of(found).rows.targets[0] < 0
   assert (scores.log_probs[padding] == 0).all()
   assert (scores.entropy[padding] == 0).all()
 
 
-def test_matches_a_loop_over_replies(params):
-  """Without choices: each token's log-prob by one full forward per prefix."""
-  _, tokens, valid, _ = generated(params, 0.7, None)
-  scores = score(CONFIG, params, tokens, valid, prompt_len=P, temperature=0.7)
-  hidden, _ = qwen2.forward(CONFIG, params, tokens, valid)
-  logits = np.array(qwen2.logits(CONFIG, params, hidden), np.float64) / 0.7
-  for row in range(4):
-    for r in range(R):
-      if not valid[row, P + r]:
-        continue
-      exps = np.exp(logits[row, P + r - 1])
-      probs = exps / exps.sum()
-      np.testing.assert_allclose(
-        scores.log_probs[row, r], np.log(probs[tokens[row, P + r]]), atol=2e-5
-      )
-      np.testing.assert_allclose(
-        scores.entropy[row, r], -(probs * np.log(probs)).sum(), atol=2e-5
-      )
+def test_neither_neighbours_nor_places_matter(params):
+  alone = packing.Shapes(32, 12, 1, 4, R, (4,))  # one turn per row
+  rows = jax.tree.map(lambda x: x[0], plan_of(turns(), alone).rows)
+  expected = score(params, rows)
+  pairs, _ = scored(params, plan_of(turns()))
+  order = plan_of(turns(), alone).turn[0]
+  for row, n in enumerate(order):
+    log_probs, entropy = pairs[n]
+    np.testing.assert_allclose(
+      log_probs, expected.log_probs[row, : len(log_probs)], atol=1e-5
+    )
+    np.testing.assert_allclose(
+      entropy, expected.entropy[row, : len(entropy)], atol=1e-5
+    )
+
+
+@functools.partial(jax.jit, static_argnums=3)
+def grad(params, rows, keep, chunk):
+  return jax.grad(total)(params, rows, keep, chunk)
+
+
+def total(params, rows, keep, chunk):
+  scores = scoring.score(CONFIG, params, rows, chunk=chunk)
+  return jnp.sum(keep * (scores.log_probs + 0.3 * scores.entropy))
+
+
+def test_chunks_change_neither_scores_nor_gradients(params, chunk=4):
+  rows = jax.tree.map(lambda x: x[0], plan_of(turns()).rows)
+  whole = score(params, rows)
+  for a, b in zip(
+    jax.tree.leaves(whole),
+    jax.tree.leaves(score(params, rows, chunk=chunk)),
+    strict=True,
+  ):
+    np.testing.assert_allclose(a, b, atol=1e-5)
+  for a, b in zip(
+    jax.tree.leaves(grad(params, rows, 1.0, 12)),
+    jax.tree.leaves(grad(params, rows, 1.0, chunk)),
+    strict=True,
+  ):
+    np.testing.assert_allclose(a, b, atol=1e-4)
+  with pytest.raises(ValueError, match='12 reply places in chunks of 5'):
+    score(params, rows, chunk=5)
 
 
 def test_forced_tokens_score_0_without_gradient(params):
-  _, tokens, valid, packed = generated(params, 1.0, CHOICES)
-
-  def total(params, keep):
-    scores = scoring.score(
-      CONFIG, params, tokens, valid, prompt_len=P, choices=packed
-    )
-    return jnp.sum(keep * (scores.log_probs + scores.entropy)), scores
-
-  grad = jax.jit(jax.grad(total, has_aux=True))
-  forced_row = jnp.arange(B)[:, None] == 2
-  gradient, scores = grad(params, forced_row)
-  assert (scores.log_probs[2] == 0).all() and (scores.entropy[2] == 0).all()
+  plan = plan_of(turns())
+  rows = jax.tree.map(lambda x: x[0], plan.rows)
+  pairs, _ = scored(params, plan)
+  assert (pairs[2][0] == 0).all() and (pairs[2][1] == 0).all()
+  n = int(np.flatnonzero(plan.turn[0] == 2)[0])
+  forced = np.zeros((2, 12), bool)
+  forced[n // 4, plan.place[0, n][plan.place[0, n] >= 0]] = True
+  gradient = grad(params, rows, forced, 12)
   assert all((g == 0).all() for g in jax.tree.leaves(gradient))
-  gradient, _ = grad(params, ~forced_row)
+  gradient = grad(params, rows, ~forced, 12)
   assert all(np.isfinite(g).all() for g in jax.tree.leaves(gradient))
   assert any((g != 0).any() for g in jax.tree.leaves(gradient))
 
 
-def test_other_rows_change_nothing(params):
-  _, tokens, valid, packed = generated(params, 1.0, CHOICES)
-  scores = score(CONFIG, params, tokens, valid, prompt_len=P, choices=packed)
-  valid[1:] = False  # rows that are padding throughout
-  alone = score(CONFIG, params, tokens, valid, prompt_len=P, choices=packed)
-  np.testing.assert_array_equal(alone.log_probs[0], scores.log_probs[0])
-  assert (alone.log_probs[1:] == 0).all()
+def sizes_in(jaxpr):
+  """Number of elements of every array that a program computes."""
+  for equation in jaxpr.eqns:
+    for out in equation.outvars:
+      yield math.prod(out.aval.shape)
+    for inner in jax.tree.leaves(
+      equation.params, is_leaf=lambda x: hasattr(x, 'eqns')
+    ):
+      inner = getattr(inner, 'jaxpr', inner)
+      if hasattr(inner, 'eqns'):
+        yield from sizes_in(inner)
 
 
-def test_prompt_len_outside_the_columns_is_refused(params):
-  tokens, valid = np.ones((1, 4), np.int32), np.ones((1, 4), bool)
-  with pytest.raises(ValueError, match='prompt_len=4'):
-    scoring.score(CONFIG, params, tokens, valid, prompt_len=4)
+@pytest.mark.parametrize('limited', [False, True])
+def test_logits_are_never_held_whole(limited):
+  config = qwen2.Config(5003, 8, 16, 2, 2, 1, 4, dtype='bfloat16')
+  shapes = packing.Shapes(64, 48, 4, 2, R, (4,))
+  rows = jax.tree.map(lambda x: x[0], plan_of(turns(limited), shapes).rows)
+  params = jax.eval_shape(lambda: qwen2.init_params(config, jax.random.key(0)))
+
+  def largest(chunk):
+    def loss(params):
+      scores = scoring.score(config, params, rows, chunk=chunk)
+      return jnp.sum(scores.log_probs + scores.entropy)
+
+    jaxpr = jax.make_jaxpr(jax.value_and_grad(loss))(params)
+    return max(sizes_in(jaxpr.jaxpr))
+
+  assert largest(48) == 2 * 48 * 5003  # so the walk sees what there is
+  table = 8 * 5003
+  assert largest(4) == max(table, 2 * 4 * 5003)

@@ -4,6 +4,7 @@ import json
 import os
 import pathlib
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -14,7 +15,9 @@ import numpy as np
 import pytest
 
 from experiments.configs import toy
+from hgpo_jax.policy import lora
 from hgpo_jax.train import checkpoint, trainer
+from hgpo_jax.train import run as run_lib
 from hgpo_jax.types import ConfigError
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
@@ -38,7 +41,7 @@ def records(folder):
 
 def results(folder):
   summary = json.loads((folder / 'summary.json').read_text())
-  del summary['seconds']
+  del summary['seconds'], summary['compilations']
   return summary
 
 
@@ -77,14 +80,10 @@ def test_negated_advantages_unlearn(learned, tmp_path):
 
 
 def unlearn(c, seat, folder, store):
-  from hgpo_jax.train import run as run_lib
-  from hgpo_jax.train import update
-  from hgpo_jax.train.learner import Learner
-
   run, reference = run_lib.warm_start(c, seat, folder)
-  learner = Learner(c, run.score(1.0), run.shapes)
-  params = jax.tree.map(lambda x: x.copy(), reference)
-  state = store.restore(update.init_state(params, learner.optimizer))
+  learner = run.make_learner()
+  state = run.policy.init_state(reference, learner.optimizer)
+  state = trainer.restored(store, state)
   for step in range(80, 95):
     played = run.rollout(state.params, step)
     state, _ = learner.update(state, reference, played, (0, step))
@@ -144,6 +143,40 @@ def test_ctrl_c_saves_and_says_how_to_resume(tmp_path):
   assert '--resume' in said and 'Interrupted' in said
   with checkpoint.opened(tmp_path / 'run' / 'checkpoints') as store:
     assert store.meta()['step'] == len(records(tmp_path / 'run'))
+
+
+def test_adapters_alone_are_trained_saved_and_resumed(tmp_path):
+  changes = {
+    'policy__lora__rank': 4,
+    'optim__moments_dtype': 'bfloat16',
+    'loss__old_log_probs': 'score',
+    'eval__games': -1,
+    'checkpoint__every': 1,
+    'iterations': 3,
+  }
+  whole, parts = tmp_path / 'whole' / 'run', tmp_path / 'parts' / 'run'
+  trainer.train(config(**changes), whole)
+  shutil.copytree(whole, parts)
+  for step in (2, 3):
+    shutil.rmtree(parts / 'checkpoints' / str(step))
+  trainer.train(config(**changes), parts, resume=True)
+  assert records(parts) == records(whole)
+  last = records(whole)[-1]
+  assert last['update/sampler_kl'] < 1e-9  # sampled and scored by one policy
+  assert last['update/sampler_ratio_max'] == pytest.approx(1, abs=1e-4)
+  c = config(**changes)
+  with (
+    trainer.open_seat(c) as seat,
+    checkpoint.opened(whole / 'checkpoints') as store,
+  ):
+    run, base = run_lib.warm_start(c, seat, whole)
+    policy = run.policy.saved_params(whole, store, 3)
+    saved = store.meta()['crc32']
+  adapters, rest = lora.split(policy)
+  jax.tree.map(np.testing.assert_array_equal, rest, base)
+  assert any((np.asarray(x) != 0).any() for x in jax.tree.leaves(adapters))
+  assert saved and not any('frozen' in name for name in saved)
+  assert all('lora' in name for name in saved if name.startswith('params'))
 
 
 def test_a_resumed_run_must_have_the_same_config(learned):

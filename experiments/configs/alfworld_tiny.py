@@ -23,9 +23,12 @@ def get_config() -> ml_collections.ConfigDict:
   c.sampling.update(
     max_reply=8,
     prompt_buckets=(32, 48, 64),
-    batch_buckets=(8, 32),
+    prefill_buckets=(8, 32),
+    prefill_rows=32,
+    chunk=8,
     choice_buckets=(16, 32, 64, 128),
   )
+  c.rollout.slots = 32  # the CPU decodes while other episodes are played
   c.policy.update(preset='tiny', vocab_size=1024, chat='short')
   c.policy.update(embed_std=0.1, compose_embeddings=True)
   c.warmstart.update(games=1000, minibatch=64, learning_rate=3e-3)
@@ -36,9 +39,13 @@ def get_config() -> ml_collections.ConfigDict:
     warmup_steps=10,
     decay_steps=2000,
     minibatch=256,
-    microbatch=32,
     b2=0.98,
+    row_tokens=192,
+    row_replies=32,
+    row_turns=8,
+    microbatch=4,
   )
+  c.mesh.fsdp = 1  # too small to be split
   c.checkpoint.update(every=25)
   c.samples_every = 25
   return c.lock()

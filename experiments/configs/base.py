@@ -45,7 +45,30 @@ def get_config() -> ml_collections.ConfigDict:
   c.policy.chat = 'qwen'  # markers of a built tokenizer: 'qwen' or 'short'
   c.policy.embed_std = 0.02  # of random embeddings
   c.policy.compose_embeddings = False  # phrases start as sums of their words
-  c.policy.dtype = 'float32'  # of activations
+  c.policy.checkpoint = ''  # Hugging Face folder or hub id, instead of preset
+  c.policy.dtype = 'float32'  # of activations and matrix products
+  c.policy.param_dtype = 'float32'  # of the params that are trained
+  c.policy.cache_dtype = 'float32'  # of cached keys and values
+  c.policy.remat = 'none'  # what a backward pass keeps: 'none', 'dots', 'full'
+  c.policy.attention = 'auto'  # the platform's; a name in policy/attention.py
+  c.policy.lora = ml_collections.ConfigDict()  # adapters, trained alone
+  c.policy.lora.rank = 0  # 0 trains the whole policy
+  c.policy.lora.alpha = 32.0  # their scale is alpha / rank
+  c.policy.lora.targets = (
+    'q_proj',
+    'k_proj',
+    'v_proj',
+    'o_proj',
+    'gate_proj',
+    'up_proj',
+    'down_proj',
+  )
+
+  c.mesh = ml_collections.ConfigDict()  # devices along each axis
+  c.mesh.data = 1  # rows; params are copied
+  c.mesh.fsdp = -1  # rows and params; -1 takes what is left
+  c.mesh.tensor = 1  # heads; must divide the query heads
+  c.mesh.device_gib = 0.0  # memory of a device; 0 asks it
 
   c.sampling = ml_collections.ConfigDict()
   c.sampling.temperature = 1.0
@@ -53,13 +76,18 @@ def get_config() -> ml_collections.ConfigDict:
   c.sampling.top_p = 1.0  # 1 is off
   c.sampling.max_reply = 512  # tokens
   c.sampling.prompt_buckets = (512, 1024, 2048, 4096)  # tokens
-  c.sampling.batch_buckets = (8, 32, 128)  # rows
+  c.sampling.prefill_buckets = (4, 16)  # prompts read at once
+  c.sampling.prefill_rows = 8  # that wait, before others are interrupted
+  c.sampling.chunk = 16  # tokens per row between two looks at the rows
   c.sampling.choice_buckets = (32, 64, 128)  # allowed replies of a row
 
   c.rollout = ml_collections.ConfigDict()
   c.rollout.groups = 16  # tasks per iteration
   c.rollout.group_size = 8  # episodes per task
   c.rollout.rows = 128  # episodes played at once
+  c.rollout.slots = 0  # of them decoding together; 0 is all
+  c.rollout.workers = 0  # threads that call environments; 0 calls them in turn
+  c.rollout.lockstep = False  # all episodes wait for each other in every turn
 
   c.algo = ml_collections.ConfigDict()
   c.algo.estimator = 'hgpo'  # a name in hgpo_jax/advantages
@@ -105,9 +133,15 @@ def get_config() -> ml_collections.ConfigDict:
   c.optim.clip_norm = 1.0
   c.optim.b1 = 0.9
   c.optim.b2 = 0.999
-  c.optim.epochs = 1  # passes over the rows of an iteration
-  c.optim.minibatch = 256  # rows per optimiser step, at most
-  c.optim.microbatch = 64  # rows per gradient
+  c.optim.moments_dtype = 'float32'  # of Adam's moments, or 'bfloat16'
+  c.optim.epochs = 1  # passes over the turns of an iteration
+  c.optim.minibatch = 256  # turns per optimiser step, at most
+  # Turns are packed into rows with three capacities.
+  c.optim.row_tokens = 4608  # prompts and replies
+  c.optim.row_replies = 1024  # reply tokens, at least sampling.max_reply
+  c.optim.row_turns = 16  # turns
+  c.optim.microbatch = 1  # packed rows per gradient
+  c.optim.logits_chunk = 512  # reply tokens of a row unembedded at once
 
   c.warmstart = ml_collections.ConfigDict()
   c.warmstart.games = 0  # expert episodes to clone; 0 skips it

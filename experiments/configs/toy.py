@@ -12,7 +12,8 @@ def get_config() -> ml_collections.ConfigDict:
   c.sampling.update(
     max_reply=3,
     prompt_buckets=(24,),
-    batch_buckets=(64,),
+    prefill_buckets=(64,),
+    chunk=3,
     choice_buckets=(4,),
   )
   c.policy.update(preset='tiny', vocab_size=448, chat='short')
@@ -20,7 +21,9 @@ def get_config() -> ml_collections.ConfigDict:
   c.rollout.update(groups=8, group_size=8, rows=64)
   c.warmstart.update(tokenizer_games=12)
   c.loss.update(old_log_probs='sampler', kl_coef=0.0, entropy_coef=0.0)
-  c.optim.update(learning_rate=3e-3, minibatch=128, microbatch=128, b2=0.98)
+  c.optim.update(learning_rate=3e-3, minibatch=128, microbatch=16, b2=0.98)
+  c.optim.update(row_tokens=64, row_replies=12, row_turns=4)
   c.eval.update(games=0, splits=('train', 'valid'), temperatures=(1.0,))
+  c.mesh.fsdp = 1  # too small to be split
   c.samples_every = 0
   return c.lock()

@@ -8,18 +8,20 @@ a head that is tied to the embedding in the small sizes.
 
 The parameters of all blocks are stacked along axis 0 and scanned, so that
 compile time does not grow with depth. The module is wrapped in pure functions
-(`init_params`, `forward`, `prefill`, `logits`) over a plain nested dict of
-arrays; nothing else in the code base sees NNX.
+(`init_params`, `forward`, `prefill`, `decode`, `logits`) over a plain nested
+dict of arrays; nothing else in the code base sees NNX.
 
-Axes: B rows, L tokens of this call, Q the last of them whose hidden states are
-wanted, S cache slots, N query heads, KV key heads, G = N / KV, H head
-dimension, D width, F feed-forward width, V vocabulary.
+Axes: B rows, L tokens of this call, Q of them whose hidden states are wanted,
+S cache slots, N query heads, KV key heads, H head dimension, D width, F
+feed-forward width, V vocabulary.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import functools
+import math
+from collections.abc import Callable
 from typing import Any
 
 import flax.struct
@@ -29,11 +31,57 @@ import numpy as np
 from flax import nnx
 from jax import Array
 
+from hgpo_jax.policy import attention
+from hgpo_jax.policy.sharding import axis_size, constrain
+
 Params = dict[str, Any]  # nested dict of arrays; leaves of blocks are stacked
 
 INIT_STD = 0.02  # of every matrix, as in the released models
-SHALLOW = 8  # blocks; in deeper models skipping work in one saves too little
-MASKED = -1e30  # finite, so that a row without any valid key gives no NaN
+LINEARS = (
+  'q_proj',
+  'k_proj',
+  'v_proj',
+  'o_proj',
+  'gate_proj',
+  'up_proj',
+  'down_proj',
+)
+# Blocks of a model that is compiled unrolled, which spares a copy of each
+# block's params, and whose last block skips the columns that nobody wants; in
+# deeper ones the program would grow, and one block's work is too little.
+SHALLOW = 8
+
+# What the backward pass finds in memory; the rest is computed again.
+REMAT: dict[str, Any] = {
+  'none': None,  # everything is kept
+  'dots': jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
+  'full': jax.checkpoint_policies.nothing_saveable,
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Lora:
+  """Low-rank adapters (Hu et al. 2021, https://arxiv.org/abs/2106.09685).
+
+  A target's kernel W acts as W + (alpha / rank) A B; A `[in, rank]` starts at
+  random, B `[rank, out]` at zero.
+
+  Attributes:
+    rank: columns of A.
+    alpha: scale.
+    targets: names of the linear layers that get adapters.
+  """
+
+  rank: int
+  alpha: float
+  targets: tuple[str, ...] = LINEARS
+
+  def __post_init__(self) -> None:
+    if self.rank < 1 or not set(self.targets) <= set(LINEARS):
+      raise ValueError(
+        f'lora rank={self.rank}, targets={self.targets}: expected a rank of at '
+        f'least 1 and targets among {LINEARS}.'
+      )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,6 +101,10 @@ class Config:
     tied_head: whether the embedding is the head's matrix too.
     dtype: name of the type of activations and of matrix products.
     param_dtype: name of the type in which parameters are stored.
+    cache_dtype: name of the type of cached keys and values.
+    remat: what a backward pass keeps, a name in `REMAT`.
+    attention: a name in `attention.IMPLEMENTATIONS`, or 'auto'.
+    lora: adapters that are trained instead of the params; None for none.
   """
 
   vocab_size: int
@@ -67,6 +119,10 @@ class Config:
   tied_head: bool = True
   dtype: str = 'bfloat16'
   param_dtype: str = 'float32'
+  cache_dtype: str = 'bfloat16'
+  remat: str = 'none'
+  attention: str = 'auto'
+  lora: Lora | None = None
 
   def __post_init__(self) -> None:
     if self.num_heads % self.num_kv_heads:
@@ -78,10 +134,18 @@ class Config:
       raise ValueError(
         f'head_dim={self.head_dim} is odd: rotary positions turn pairs.'
       )
+    if self.remat not in REMAT:
+      raise ValueError(f'remat={self.remat!r}; expected one of {list(REMAT)}.')
+
+
+def float32(config: Config) -> Config:
+  """The same model, computed and cached in float32."""
+  return dataclasses.replace(config, dtype='float32', cache_dtype='float32')
 
 
 CONFIGS = {
-  'tiny': Config(1024, 64, 256, 2, 4, 2, 16, dtype='float32'),
+  'tiny': float32(Config(1024, 64, 256, 2, 4, 2, 16)),
+  'small': float32(Config(4096, 256, 1024, 4, 4, 2, 64)),
   '0.5b': Config(151_936, 896, 4_864, 24, 14, 2, 64),
   '1.5b': Config(151_936, 1_536, 8_960, 28, 12, 2, 128),
   '3b': Config(151_936, 2_048, 11_008, 36, 16, 2, 128),
@@ -91,21 +155,25 @@ CONFIGS = {
 
 @flax.struct.dataclass
 class KVCache:
-  """Keys and values of the tokens seen so far.
+  """Keys and values of the tokens seen so far; row b fills slots from 0 on.
 
-  All rows write the same slot, since rows are padded on the left.
+  KV counts the heads that are stored: `cache_heads(config)` of them.
 
   Attributes:
-    k: `[layers, B, KV, S, H]` keys, rotated.
-    v: `[layers, B, KV, S, H]` values.
-    valid: `[B, S]` bool, False on padding and on slots not yet written.
-    next: `[]` int32, the slot that the next token is written to.
+    k: `[layers, B, KV, S, H]` keys, rotated; after `unstack` perhaps a tuple of
+      `[B, KV, S, H]`, one per block.
+    v: values, likewise.
+    length: `[B]` int32, slots in use.
   """
 
-  k: Array
-  v: Array
-  valid: Array
-  next: Array
+  k: Any
+  v: Any
+  length: Array
+
+  @property
+  def slots(self) -> int:
+    """S."""
+    return self.k[0].shape[-2]
 
 
 @flax.struct.dataclass
@@ -113,16 +181,62 @@ class _View:
   """What every block needs to know about positions; computed once a call.
 
   Attributes:
-    cos, sin: `[B, 1, L, H/2]` float32, rotary tables of the tokens.
-    bias: `[B, 1, 1, Q, L]` float32, 0 where a query may see a new token and
-      `MASKED` elsewhere.
-    past_bias: `[B, 1, 1, 1, S]` float32, the same for cached tokens.
+    cos, sin: `[B or 1, 1, L, H/2]` float32, rotary tables of the tokens.
+    context: who sees whom.
   """
 
   cos: Array
   sin: Array
-  bias: Array
-  past_bias: Array | None
+  context: attention.Context
+
+  def at(self, columns: Array | None) -> _View:
+    """The same view with queries at `columns [B, Q]` only."""
+    context = dataclasses.replace(self.context, at=columns)
+    return dataclasses.replace(self, context=context)
+
+
+Blocks = tuple[Params, ...]  # the params of each block by itself
+
+
+@flax.struct.dataclass
+class _Store:
+  """Where one block puts its keys and values, and finds those of before.
+
+  Attributes:
+    k, v: this block's `[B, KV, S, H]`, or all blocks' with an axis before.
+    layer: `[]` int32 on that axis; None without.
+    length: `[B]` int32, slots in use.
+  """
+
+  k: Array
+  v: Array
+  layer: Array | None
+  length: Array
+
+  def add(self, k: Array, v: Array) -> _Store:
+    """Appends `[B, KV, 1, H]` to every row.
+
+    Keys are written before they are read: in the other order XLA copies the
+    cache.
+    """
+    return dataclasses.replace(
+      self, k=self._put(self.k, k), v=self._put(self.v, v)
+    )
+
+  def _put(self, old: Array, new: Array) -> Array:
+    rows, new = jnp.arange(new.shape[0]), new[:, :, 0].astype(old.dtype)
+    layer = () if self.layer is None else (self.layer,)
+    place = (*layer, rows, slice(None), self.length)
+    return old.at[place].set(new, mode='drop')
+
+  def mine(self) -> tuple[Array, Array]:
+    """This block's keys and values, `[B, KV, S, H]` each."""
+    if self.layer is None:
+      return self.k, self.v
+    pick = functools.partial(
+      jax.lax.dynamic_index_in_dim, index=self.layer, keepdims=False
+    )
+    return pick(self.k), pick(self.v)
 
 
 class RMSNorm(nnx.Module):
@@ -140,22 +254,31 @@ class RMSNorm(nnx.Module):
 
 
 class Linear(nnx.Module):
-  """x @ kernel + bias, over all leading axes of x."""
+  """x @ kernel + bias, over all leading axes of x; with an adapter if any."""
 
   def __init__(
     self,
     config: Config,
+    name: str,
     inputs: int,
     outputs: int,
     rngs: nnx.Rngs,
     bias: bool = False,
   ):
     normal = nnx.initializers.normal(INIT_STD)
-    shape = (inputs, outputs)
-    self.kernel = nnx.Param(normal(rngs.params(), shape, config.param_dtype))
-    if bias:
-      self.bias = nnx.Param(jnp.zeros(outputs, config.param_dtype))
+    shape, dtype = (inputs, outputs), config.param_dtype
+    self.kernel = nnx.Param(normal(rngs.params(), shape, dtype))
     self.has_bias = bias
+    if bias:
+      self.bias = nnx.Param(jnp.zeros(outputs, dtype))
+    lora = config.lora
+    self.lora = lora if lora and name in lora.targets else None
+    if self.lora:
+      scaled = nnx.initializers.normal(inputs**-0.5)
+      shape = (inputs, self.lora.rank)
+      # Adapters are what is trained, so they are kept exactly.
+      self.lora_a = nnx.Param(scaled(rngs.params(), shape, jnp.float32))
+      self.lora_b = nnx.Param(jnp.zeros((self.lora.rank, outputs)))
 
   def __call__(self, x: Array) -> Array:
     # Flat rows: for more axes XLA's CPU compiler writes a transposed copy of
@@ -164,6 +287,10 @@ class Linear(nnx.Module):
     y = flat @ self.kernel[...].astype(x.dtype)
     if self.has_bias:
       y += self.bias[...].astype(x.dtype)
+    if self.lora:
+      low = flat @ self.lora_a[...].astype(x.dtype)
+      scale = self.lora.alpha / self.lora.rank
+      y += scale * (low @ self.lora_b[...].astype(x.dtype))
     return y.reshape(*x.shape[:-1], -1)
 
 
@@ -174,86 +301,95 @@ def _rotate(x: Array, cos: Array, sin: Array) -> Array:
   return turned.astype(x.dtype)
 
 
+def _columns(x: Array, at: Array | None) -> Array:
+  """`x [B, L, D]` -> `[B, Q, D]`."""
+  return x if at is None else jnp.take_along_axis(x, at[..., None], axis=1)
+
+
 class Attention(nnx.Module):
   """Grouped-query attention over the cached and the new tokens."""
 
   def __init__(self, config: Config, rngs: nnx.Rngs):
     heads = config.num_heads * config.head_dim
     kv_heads = config.num_kv_heads * config.head_dim
-    self.kv_heads, self.head_dim = config.num_kv_heads, config.head_dim
-    self.q_proj = Linear(config, config.width, heads, rngs, bias=True)
-    self.k_proj = Linear(config, config.width, kv_heads, rngs, bias=True)
-    self.v_proj = Linear(config, config.width, kv_heads, rngs, bias=True)
-    self.o_proj = Linear(config, heads, config.width, rngs)
+    width = config.width
+    self.config = config
+    self.q_proj = Linear(config, 'q_proj', width, heads, rngs, bias=True)
+    self.k_proj = Linear(config, 'k_proj', width, kv_heads, rngs, bias=True)
+    self.v_proj = Linear(config, 'v_proj', width, kv_heads, rngs, bias=True)
+    self.o_proj = Linear(config, 'o_proj', heads, width, rngs)
 
   def __call__(
-    self, x: Array, view: _View, past: tuple[Array, Array] | None
-  ) -> tuple[Array, tuple[Array, Array]]:
-    """`x [B, L, D]` -> output `[B, Q, D]`, new keys, values `[B, KV, L, H]`."""
-    queries = view.bias.shape[-2]
-    q = self._heads(self.q_proj(x[:, -queries:]))  # [B, N, Q, H]
+    self, x: Array, view: _View, store: _Store | None
+  ) -> tuple[Array, Any]:
+    """`x [B, L, D]` -> output `[B, Q, D]`, and the store with what is new.
+
+    Without a store the new keys and values `[B, KV, L, H]` take its place.
+    """
+    at = view.context.at
+    q = self._heads(self.q_proj(_columns(x, at)))  # [B, N, Q, H]
     k = self._heads(self.k_proj(x))  # [B, KV, L, H]
     v = self._heads(self.v_proj(x))
-    q = _rotate(q, view.cos[..., -queries:, :], view.sin[..., -queries:, :])
+    q = _rotate(q, *_tables(view, at))
     k = _rotate(k, view.cos, view.sin)
-    out = self._attend(q * self.head_dim**-0.5, k, v, view, past)
-    out = jnp.swapaxes(out, 1, 2).reshape(*out.shape[:1], queries, -1)
-    return self.o_proj(out), (k, v)
+    k, v = (self._stored(y) for y in (k, v))
+    q = constrain(q, 'rows', 'heads', None, None)
+    new: Any = (k, v)
+    if store is None:
+      attend = attention.choose(self.config.attention, self.config.dtype)
+      out = attend(q, k, v, view.context)
+    else:
+      new = store.add(k, v)
+      k, v = new.mine()
+      out = attention.plain(q, k, v, view.context)
+    out = jnp.swapaxes(out, 1, 2).reshape(x.shape[0], q.shape[2], -1)
+    return self.o_proj(out), new
 
   def _heads(self, x: Array) -> Array:
-    x = x.reshape(*x.shape[:2], -1, self.head_dim)
+    x = x.reshape(*x.shape[:2], -1, self.config.head_dim)
     return jnp.swapaxes(x, 1, 2)
 
-  def _attend(
-    self,
-    q: Array,
-    k: Array,
-    v: Array,
-    view: _View,
-    past: tuple[Array, Array] | None,
-  ) -> Array:
-    """Softmax over the cached and the new tokens: `[B, N, Q, H]`.
-
-    The queries of all heads that share a key head form one tall matrix. Cached
-    and new tokens stay apart up to the sums, so that no cache is copied, and
-    weights are divided by their sum last, on the small output.
-    """
-    batch, heads, queries, size = q.shape
-    q = q.reshape(batch, self.kv_heads, -1, size)
-    sources = [(k, v, view.bias)]
-    if past is not None and view.past_bias is not None:
-      sources.append((*past, view.past_bias))
-    scores = [_scores(q, k, bias) for k, _, bias in sources]
-    tops = [jnp.max(s, axis=-1, keepdims=True) for s in scores]
-    top = jax.lax.stop_gradient(functools.reduce(jnp.maximum, tops))
-    out, total = jnp.zeros_like(q), jnp.zeros_like(top)
-    for s, (_, v, _) in zip(scores, sources, strict=True):
-      weights = jnp.exp(s - top)
-      out += weights.astype(v.dtype) @ v
-      total += jnp.sum(weights, axis=-1, keepdims=True)
-    out = (out / total).astype(v.dtype)
-    return out.reshape(batch, heads, queries, size)
+  def _stored(self, x: Array) -> Array:
+    """Copies key heads until the mesh's tensor axis divides them."""
+    copies = cache_heads(self.config) // self.config.num_kv_heads
+    x = jnp.repeat(x, copies, axis=1) if copies > 1 else x
+    return constrain(x, 'rows', 'kv_heads', None, None)
 
 
-def _scores(q: Array, k: Array, bias: Array) -> Array:
-  """`q [B, KV, G*Q, H]`, `k [B, KV, S, H]` -> float32 `[B, KV, G*Q, S]`."""
-  scores = jnp.matmul(
-    q, jnp.swapaxes(k, -1, -2), preferred_element_type=jnp.float32
-  )
-  per_query = scores.reshape(*q.shape[:2], -1, *bias.shape[-2:])
-  return (per_query + bias).reshape(scores.shape)
+def _tables(view: _View, at: Array | None) -> tuple[Array, Array]:
+  """Rotary tables of the queries."""
+  if at is None:
+    return view.cos, view.sin
+  columns = at[:, None, :, None]  # [B, 1, Q, 1]
+  return tuple(
+    jnp.take_along_axis(
+      jnp.broadcast_to(t, (at.shape[0], *t.shape[1:])), columns, axis=2
+    )
+    for t in (view.cos, view.sin)
+  )  # type: ignore[return-value]
+
+
+def cache_heads(config: Config) -> int:
+  """Key heads that are stored: KV, or copies of them for a tensor axis.
+
+  A tensor axis that does not divide KV gets lcm(KV, its size) heads, so that
+  every device holds whole heads and none that its queries do not read.
+  """
+  return math.lcm(config.num_kv_heads, axis_size('tensor'))
 
 
 class MLP(nnx.Module):
   """SwiGLU: down(silu(gate(x)) * up(x))."""
 
   def __init__(self, config: Config, rngs: nnx.Rngs):
-    self.gate_proj = Linear(config, config.width, config.ff_width, rngs)
-    self.up_proj = Linear(config, config.width, config.ff_width, rngs)
-    self.down_proj = Linear(config, config.ff_width, config.width, rngs)
+    width, ff = config.width, config.ff_width
+    self.gate_proj = Linear(config, 'gate_proj', width, ff, rngs)
+    self.up_proj = Linear(config, 'up_proj', width, ff, rngs)
+    self.down_proj = Linear(config, 'down_proj', ff, width, rngs)
 
   def __call__(self, x: Array) -> Array:
-    return self.down_proj(jax.nn.silu(self.gate_proj(x)) * self.up_proj(x))
+    inner = jax.nn.silu(self.gate_proj(x)) * self.up_proj(x)
+    return self.down_proj(constrain(inner, 'rows', None, 'ff'))
 
 
 class Block(nnx.Module):
@@ -266,12 +402,13 @@ class Block(nnx.Module):
     self.mlp = MLP(config, rngs)
 
   def __call__(
-    self, x: Array, view: _View, past: tuple[Array, Array] | None
-  ) -> tuple[Array, tuple[Array, Array]]:
-    """`x [B, L, D]` -> `[B, Q, D]` and this layer's new keys and values."""
-    out, kv = self.attention(self.attention_norm(x), view, past)
-    x = x[:, -out.shape[1] :] + out
-    return x + self.mlp(self.mlp_norm(x)), kv
+    self, x: Array, view: _View, store: _Store | None
+  ) -> tuple[Array, Any]:
+    """`x [B, L, D]` -> `[B, Q, D]`, and what `Attention` gives beside it."""
+    out, kv = self.attention(self.attention_norm(x), view, store)
+    x = _columns(x, view.context.at) + out
+    x = x + self.mlp(self.mlp_norm(x))
+    return constrain(x, 'rows', None, 'width'), kv
 
 
 class Qwen2(nnx.Module):
@@ -290,43 +427,76 @@ class Qwen2(nnx.Module):
   def __call__(
     self,
     tokens: Array,
-    valid: Array,
-    cache: KVCache | None = None,
-    last: int | None = None,
+    segments: Array | None,
+    at: Array | None,
   ) -> tuple[Array, tuple[Array, Array]]:
-    """Hidden states of the last `last` tokens, and the new keys and values.
+    """Hidden states of the columns `at`, and the keys and values of all.
 
     Returns: `[B, Q, D]` after the final norm; `[layers, B, KV, L, H]` twice.
     """
     config = self.config
-    x = self.embed[...][tokens].astype(config.dtype)
-    view = _make_view(config, valid, cache)
-    graph, stacked = nnx.split(self.layers)
-    layers = (stacked, None if cache is None else (cache.k, cache.v))
+    x = self._embedded(tokens)
+    view = _make_view(config, tokens, segments)
+    graph, layers = nnx.split(self.layers)
 
-    def block(x: Array, layer: Any, view: _View = view) -> tuple[Array, Any]:
-      params, past = layer
-      return nnx.merge(graph, params)(x, view, past)
+    def block(x: Array, params: Any, view: _View = view) -> tuple[Array, Any]:
+      return nnx.merge(graph, params)(x, view, None)
 
-    last = last or tokens.shape[1]
-    if last == tokens.shape[1] or config.num_layers > SHALLOW:
-      x, kv = jax.lax.scan(block, x, layers)
-      return self.norm(x[:, -last:]), kv
+    shallow = config.num_layers <= SHALLOW
+    body = _rematerialised(config, block)
+    scan = functools.partial(jax.lax.scan, body, unroll=shallow)
+    if at is None or not shallow:
+      x, kv = scan(x, layers)
+      return self.norm(_columns(x, at)), kv
     # The last block needs the keys and values of all tokens, but no more.
-    x, kv = jax.lax.scan(block, x, jax.tree.map(lambda a: a[:-1], layers))
-    tail = dataclasses.replace(view, bias=view.bias[..., -last:, :])
-    x, kv_end = block(x, jax.tree.map(lambda a: a[-1], layers), tail)
+    x, kv = scan(x, jax.tree.map(lambda a: a[:-1], layers))
+    x, kv_end = block(x, jax.tree.map(lambda a: a[-1], layers), view.at(at))
     kv = jax.tree.map(lambda a, b: jnp.concatenate([a, b[None]]), kv, kv_end)
     return self.norm(x), kv
 
+  def step(
+    self, tokens: Array, cache: KVCache, blocks: Blocks | None
+  ) -> tuple[Array, KVCache]:
+    """Hidden states `[B, D]` of a further token per row; the longer cache."""
+    x = self._embedded(tokens[:, None])
+    view, length = _step_view(self.config, cache), cache.length
+    graph, stacked = nnx.split(self.layers)
+
+    def body(carry: tuple, layer: tuple) -> tuple[tuple, None]:
+      x, k, v = carry
+      params, number = layer
+      store = _Store(k, v, number, length)
+      x, store = nnx.merge(graph, params)(x, view, store)
+      return (x, store.k, store.v), None
+
+    if blocks is None:
+      numbers = jnp.arange(self.config.num_layers)
+      start = (x, cache.k, cache.v)
+      (x, k, v), _ = jax.lax.scan(body, start, (stacked, numbers))
+    else:
+      k, v = list(cache.k), list(cache.v)
+      for i, params in enumerate(blocks):
+        (x, k[i], v[i]), _ = body((x, k[i], v[i]), (params, None))
+      k, v = tuple(k), tuple(v)
+    return self.norm(x)[:, 0], KVCache(k, v, length + 1)
+
+  def _embedded(self, tokens: Array) -> Array:
+    """`[B, L]` -> `[B, L, D]`."""
+    x = self.embed[...][tokens].astype(self.config.dtype)
+    # By way of the table's own layout, so that rows travel and no table does.
+    x = constrain(x, 'data_rows', None, 'embed')
+    x = constrain(x, 'rows', None, 'width')
+    return x
+
   def logits(self, hidden: Array) -> Array:
     table = self.embed if self.config.tied_head else self.head
-    return jnp.einsum(
+    out = jnp.einsum(
       '...d,vd->...v',
       hidden,
       table[...].astype(hidden.dtype),
       preferred_element_type=jnp.float32,
     )
+    return constrain(out, 'rows', *[None] * (out.ndim - 2), 'vocab')
 
 
 def _stacked_blocks(config: Config, rngs: nnx.Rngs) -> Block:
@@ -338,24 +508,45 @@ def _stacked_blocks(config: Config, rngs: nnx.Rngs) -> Block:
   return make(rngs)
 
 
-def _make_view(config: Config, valid: Array, cache: KVCache | None) -> _View:
-  length = valid.shape[1]
-  positions = jnp.cumsum(valid, axis=1) - 1  # [B, L]
-  if cache is None:
-    slots, past_bias = 0, None
-  else:
-    slots = cache.valid.shape[1]
-    positions += jnp.sum(cache.valid, axis=1, keepdims=True)
-    past_bias = _bias(cache.valid[:, None, None, None])
-  cos, sin = _rotary_table(config, slots + length)
-  positions = jnp.maximum(positions, 0)[:, None]  # [B, 1, L]
-  causal = jnp.tril(jnp.ones((length, length), bool))
-  bias = _bias((causal & valid[:, None, :])[:, None, None])
-  return _View(cos[positions], sin[positions], bias, past_bias)
+def _rematerialised(config: Config, block: Callable) -> Callable:
+  if config.remat == 'none':
+    return block
+  # Inside a scan nothing can be merged with the forward pass anyway.
+  return jax.checkpoint(block, policy=REMAT[config.remat], prevent_cse=False)
 
 
-def _bias(seen: Array) -> Array:
-  return jnp.where(seen, 0.0, MASKED)
+def _make_view(config: Config, tokens: Array, segments: Array | None) -> _View:
+  positions = jnp.arange(tokens.shape[1])[None]  # [1, L]
+  if segments is not None:
+    segments = segments.astype(jnp.int32)
+    positions = segment_positions(segments)
+  tables = _rotary_table(config, tokens.shape[1])
+  cos, sin = (t[positions[:, None]] for t in tables)
+  return _View(cos, sin, attention.Context(segments))
+
+
+def _step_view(config: Config, cache: KVCache) -> _View:
+  """For one new token per row, which is written to slot `length`."""
+  length = cache.length[:, None]
+  tables = _rotary_table(config, cache.slots)
+  cos, sin = (t[length[:, None]] for t in tables)
+  seen = jnp.arange(cache.slots) <= length
+  return _View(cos, sin, attention.Context(None, past=seen))
+
+
+def segment_positions(segments: Array) -> Array:
+  """Places within their segment, counted from 0; padding is not counted.
+
+  Args:
+    segments: `[B, L]` int32, 0 on padding, else ascending along a row.
+
+  Returns: `[B, L]` int32; of no meaning on padding, but at least 0.
+  """
+  count = jnp.cumsum(segments > 0, axis=1) - 1
+  newest = jax.lax.cummax(segments, axis=1)
+  before = jnp.pad(newest[:, :-1], ((0, 0), (1, 0)))
+  start = jax.lax.cummax(jnp.where(newest > before, count, 0), axis=1)
+  return jnp.maximum(count - start, 0)
 
 
 def _rotary_table(config: Config, length: int) -> tuple[Array, Array]:
@@ -380,82 +571,129 @@ def init_params(config: Config, key: Array) -> Params:
   return nnx.to_pure_dict(nnx.state(Qwen2(config, nnx.Rngs(key))))
 
 
-def init_cache(config: Config, batch: int, slots: int) -> KVCache:
-  """An empty cache for `batch` rows of at most `slots` tokens."""
-  shape = (
-    config.num_layers,
-    batch,
-    config.num_kv_heads,
-    slots,
-    config.head_dim,
-  )
-  zeros = jnp.zeros(shape, config.dtype)
-  return KVCache(
-    k=zeros,
-    v=zeros,
-    valid=jnp.zeros((batch, slots), bool),
-    next=jnp.zeros((), jnp.int32),
-  )
+def init_cache(config: Config, rows: int, slots: int) -> KVCache:
+  """An empty cache for `rows` rows of at most `slots` tokens."""
+  heads = cache_heads(config)
+  shape = (config.num_layers, rows, heads, slots, config.head_dim)
+
+  def empty() -> Array:
+    zeros = jnp.zeros(shape, config.cache_dtype)
+    return constrain(zeros, 'layers', 'rows', 'kv_heads', None, None)
+
+  length = constrain(jnp.zeros(rows, jnp.int32), 'rows')
+  return KVCache(k=empty(), v=empty(), length=length)
 
 
 def forward(
   config: Config,
   params: Params,
   tokens: Array,
-  valid: Array,
-  cache: KVCache | None = None,
+  segments: Array | None = None,
   *,
-  last: int | None = None,
-) -> tuple[Array, KVCache | None]:
-  """Runs the model over `tokens`, after those in the cache if there is one.
-
-  Rows may be padded anywhere: positions count valid tokens alone and padding
-  is seen by no valid token. Slots beyond the cache's end are the caller's
-  mistake and cannot be detected under jit (the write is clamped).
+  at: Array | None = None,
+) -> Array:
+  """Runs the model over whole rows.
 
   Args:
     config: the model's size.
     params: of `init_params` or of a checkpoint.
     tokens: `[B, L]` int32.
-    valid: `[B, L]` bool, False on padding.
-    cache: the tokens before these, if any.
-    last: how many hidden states, counted from the right, are wanted; None for
+    segments: `[B, L]` int, ascending along a row: tokens see those of their own
+      segment alone and count their position in it; 0 is padding, wherever it
+      stands, and is not counted. None: every row is one text from column 0 on,
+      and what follows it is seen by nobody.
+    at: `[B, Q]` int32, the columns whose hidden states are wanted; None for
       all. In a shallow model the last block then skips the other columns,
       which for two layers is nearly half of the work.
 
-  Returns: hidden states `[B, L or last, D]`, ready for `logits`, and the cache
-    with these tokens added (None if none was given).
+  Returns: hidden states `[B, L or Q, D]`, ready for `logits`.
   """
   model = nnx.merge(_graph(config), params)
-  hidden, kv = model(tokens, valid, cache, last)
-  return hidden, None if cache is None else _extended(cache, kv, valid)
+  return model(tokens, segments, at)[0]
 
 
 def prefill(
+  config: Config, params: Params, tokens: Array, lengths: Array
+) -> tuple[Array, KVCache]:
+  """Reads prompts of different lengths, padded on the right.
+
+  Args:
+    config: the model's size.
+    params: the policy.
+    tokens: `[B, P]` int32.
+    lengths: `[B]` int32; a row of length 0 is filler.
+
+  Returns: the hidden state `[B, D]` of each row's last token, and a cache of P
+    slots.
+  """
+  last = jnp.maximum(lengths - 1, 0)[:, None]
+  model = nnx.merge(_graph(config), params)
+  hidden, (k, v) = model(tokens, None, last)
+  k, v = (x.astype(config.cache_dtype) for x in (k, v))
+  return hidden[:, 0], KVCache(k, v, lengths)
+
+
+def unstack(
+  config: Config, params: Params, cache: KVCache, slots: int
+) -> tuple[Blocks | None, KVCache]:
+  """Prepares a loop of `decode` steps over the first `slots` of a cache.
+
+  In a shallow model every block gets arrays of its own. XLA's CPU compiler
+  would otherwise copy a block's params and its cache out of the stacked ones
+  in every step, which doubles the time of a step; this way it is once a loop.
+
+  Returns: `blocks` and `cache` for `decode`.
+  """
+  k, v = (jax.lax.slice_in_dim(x, 0, slots, axis=3) for x in (cache.k, cache.v))
+  if config.num_layers > SHALLOW:
+    return None, KVCache(k, v, cache.length)
+  blocks = _pieces(config, params['layers'])
+  return blocks, KVCache(_pieces(config, k), _pieces(config, v), cache.length)
+
+
+def restack(whole: KVCache, part: KVCache) -> KVCache:
+  """Writes what a loop over `unstack`'s cache has left back to the whole."""
+
+  def put(old: Array, new: Array | tuple[Array, ...]) -> Array:
+    new = jnp.stack(new) if isinstance(new, tuple) else new
+    return new if new.shape == old.shape else _write_first(old, new)
+
+  return KVCache(put(whole.k, part.k), put(whole.v, part.v), part.length)
+
+
+def _write_first(old: Array, new: Array) -> Array:
+  return jax.lax.dynamic_update_slice(old, new, (0,) * old.ndim)
+
+
+def _pieces(config: Config, stacked: Any) -> tuple[Any, ...]:
+  """A stacked tree -> one tree per block."""
+  return tuple(
+    jax.tree.map(lambda a, i=i: a[i], stacked) for i in range(config.num_layers)
+  )
+
+
+def decode(
   config: Config,
   params: Params,
   tokens: Array,
-  valid: Array,
-  *,
-  slots: int,
-  last: int | None = None,
+  cache: KVCache,
+  blocks: Blocks | None = None,
 ) -> tuple[Array, KVCache]:
-  """As `forward` with an empty cache of `slots`, but not attending to it."""
-  hidden, kv = nnx.merge(_graph(config), params)(tokens, valid, None, last)
-  empty = init_cache(config, tokens.shape[0], slots)
-  return hidden, _extended(empty, kv, valid)
+  """Adds one token per row.
 
+  A token beyond the last slot is lost; under jit nobody can say so.
 
-def _extended(cache: KVCache, kv: tuple[Array, Array], valid: Array) -> KVCache:
-  update = functools.partial(
-    jax.lax.dynamic_update_slice_in_dim, start_index=cache.next
-  )
-  return KVCache(
-    k=update(cache.k, kv[0], axis=3),
-    v=update(cache.v, kv[1], axis=3),
-    valid=update(cache.valid, valid, axis=1),
-    next=cache.next + valid.shape[1],
-  )
+  Args:
+    config: the model's size.
+    params: the policy.
+    tokens: `[B]` int32.
+    cache: what came before.
+    blocks: of `unstack`, with its cache.
+
+  Returns: the hidden states `[B, D]` of the tokens, and the longer cache.
+  """
+  model = nnx.merge(_graph(config), params)
+  return model.step(tokens, cache, blocks)
 
 
 def logits(config: Config, params: Params, hidden: Array) -> Array:

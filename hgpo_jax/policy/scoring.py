@@ -3,17 +3,20 @@
 The numbers are those that generation returned for the same tokens: of the
 tempered distribution, constrained to the allowed replies if there were any.
 
-Axes: B rows, P prompt columns, R reply columns, A allowed replies, D width,
-V vocabulary.
+Axes: B rows of packed turns, L tokens of a row, Q reply tokens of a row, C of
+them unembedded at once, A allowed tokens, D width, V vocabulary.
 """
 
 from __future__ import annotations
+
+from typing import Any
 
 import flax.struct
 import jax
 import jax.numpy as jnp
 from jax import Array
 
+from hgpo_jax import types
 from hgpo_jax.policy import qwen2, sampling
 
 
@@ -22,8 +25,8 @@ class Scores:
   """What a policy thinks of each reply token; 0 on padding.
 
   Attributes:
-    log_probs: `[B, R]` float32, in nats.
-    entropy: `[B, R]` float32, of the distribution the token was drawn from.
+    log_probs: `[B, Q]` float32, in nats.
+    entropy: `[B, Q]` float32, of the distribution the token was drawn from.
   """
 
   log_probs: Array
@@ -33,64 +36,88 @@ class Scores:
 def score(
   config: qwen2.Config,
   params: qwen2.Params,
-  tokens: Array,
-  valid: Array,
+  rows: types.Packed,
   *,
-  prompt_len: int,
   temperature: Array | float = 1.0,
-  choices: Array | None = None,
+  chunk: int,
 ) -> Scores:
-  """Scores the reply columns; only their hidden states are unembedded.
+  """Scores the reply tokens; only the columns before them are unembedded.
+
+  The logits of `chunk` columns are held at a time, in the backward pass too,
+  where they are computed again; never `[B, Q, V]`.
 
   Args:
     config: the model's size.
     params: the policy.
-    tokens: `[B, P+R]` int32: the prompt padded on its left, then the reply
-      (with its end-of-turn token) padded on its right.
-    valid: `[B, P+R]` bool, False on padding.
-    prompt_len: P, static.
+    rows: packed turns. A token that is not among the allowed ones scores about
+      -1e30.
     temperature: of the distribution; `Sampling.scored_temperature`.
-    choices: `[B, A, R]` int32, the allowed replies as in
-      `sampling.start_choices`, if the reply was drawn among them. A token that
-      no allowed reply holds scores about -1e30.
+    chunk: C, a divisor of Q; static.
 
   Returns: differentiable `Scores`; a token that was the only allowed one has
     log-prob exactly 0 and no gradient.
   """
-  if not 0 < prompt_len < tokens.shape[1]:
+  hidden = qwen2.forward(config, params, rows.tokens, rows.segments, at=rows.at)
+
+  def of_chunk(columns: tuple[Array, Array, Array]) -> Scores:
+    hidden, targets, choices = columns  # [B*C, D], [B*C], [B*C, A]
+    logits = qwen2.logits(config, params, hidden)
+    allowed = _allowed(choices, config.vocab_size)
+    log_probs = sampling.scored_log_probs(logits, temperature, allowed)
+    return _of_tokens(log_probs, targets)
+
+  columns = hidden, rows.targets, rows.choices
+  return _by_chunks(of_chunk, columns, chunk)
+
+
+def _by_chunks(fn: Any, columns: tuple[Array, ...], chunk: int) -> Scores:
+  """Maps `[B*C, ...]` -> `[B*C]` over the Q columns of `[B, Q, ...]`."""
+  batch, size = columns[0].shape[:2]
+  if size % chunk:
     raise ValueError(
-      f'prompt_len={prompt_len} with {tokens.shape[1]} columns: there must be '
-      'at least one prompt column and one reply column.'
+      f'{size} reply places in chunks of {chunk}: expected a divisor.'
     )
-  reply, said = tokens[:, prompt_len:], valid[:, prompt_len:]
-  # The last reply token predicts nothing that is scored.
-  hidden, _ = qwen2.forward(
-    config, params, tokens[:, :-1], valid[:, :-1], last=reply.shape[1]
-  )
-  logits = qwen2.logits(config, params, hidden)  # [B, R, V]
-  allowed = None
-  if choices is not None:
-    allowed = _allowed_along(choices, reply, config.vocab_size)
-  log_probs = sampling.scored_log_probs(logits, temperature, allowed)
-  chosen = jnp.take_along_axis(log_probs, reply[..., None], axis=-1)[..., 0]
+
+  def cut(x: Array) -> Array:  # columns are cut, rows stay on their device
+    x = x.reshape(batch, size // chunk, chunk, *x.shape[2:])
+    return jnp.swapaxes(x, 0, 1).reshape(
+      size // chunk, batch * chunk, *x.shape[3:]
+    )
+
+  def joined(x: Array) -> Array:
+    x = x.reshape(size // chunk, batch, chunk)
+    return jnp.swapaxes(x, 0, 1).reshape(batch, size)
+
+  if size == chunk:  # fits at once, so it may be kept for the backward pass
+    scores = fn(tuple(cut(x)[0] for x in columns))
+  else:
+    again = jax.checkpoint(fn, prevent_cse=False)
+    scores = jax.lax.map(again, tuple(map(cut, columns)))
+  return jax.tree.map(joined, scores)
+
+
+def _of_tokens(log_probs: Array, targets: Array) -> Scores:
+  """`log_probs [T, V]`, `targets [T]`, -1 on padding -> scores `[T]`."""
+  # A comparison, not a gather: it runs where the shard of V is, and needs no
+  # scatter on the way back.
+  own = jnp.arange(log_probs.shape[-1]) == targets[:, None]
   entropy = -jnp.sum(jnp.exp(log_probs) * log_probs, axis=-1)
   return Scores(
-    log_probs=jnp.where(said, chosen, 0), entropy=jnp.where(said, entropy, 0)
+    log_probs=jnp.sum(jnp.where(own, log_probs, 0), axis=-1),
+    entropy=jnp.where(targets >= 0, entropy, 0),
   )
 
 
-def _allowed_along(choices: Array, reply: Array, vocab_size: int) -> Array:
-  """What was allowed at each position of `reply [B, R]`: `[B, R, V]` bool."""
+def _allowed(choices: Array, vocab_size: int) -> Array | None:
+  """Lists of tokens `[T, A]`, -1 unused -> `[T, V]` bool; an empty list: all.
 
-  def step(open_: Array, inputs: tuple[Array, Array]) -> tuple[Array, Array]:
-    position, tokens = inputs
-    after = sampling.advance_choices(choices, open_, position, tokens)
-    return after, open_
-
-  positions = jnp.arange(reply.shape[1])
-  start = sampling.start_choices(choices)
-  _, open_ = jax.lax.scan(step, start, (positions, reply.T))  # [R, B, A]
-  allowed = jax.vmap(
-    sampling.allowed_tokens, in_axes=(None, 0, 0, None), out_axes=1
-  )
-  return allowed(choices, open_, positions, vocab_size)
+  None where no row of the batch can be limited.
+  """
+  if not choices.shape[1]:
+    return None
+  usable = choices >= 0
+  tokens = jnp.where(usable, choices, vocab_size)  # out of range: dropped
+  row = jnp.arange(choices.shape[0])[:, None]
+  allowed = jnp.zeros((choices.shape[0], vocab_size), bool)
+  allowed = allowed.at[row, tokens].set(True, mode='drop')
+  return allowed | ~jnp.any(usable, axis=1, keepdims=True)

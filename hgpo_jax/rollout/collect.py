@@ -1,50 +1,20 @@
-"""Plays episodes; environments, words and policy are given as callables."""
+"""Plays episodes; environments, words and policy are given as callables.
+
+An episode whose reply is finished goes to its environment and comes back with
+its next prompt while others decode, so that neither a long reply nor a slow
+environment holds up the rest.
+"""
 
 from __future__ import annotations
 
+import collections
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any, Protocol
 
-import jax
-import numpy as np
-
 from hgpo_jax import types
-
-
-class Step(Protocol):
-  """What an environment answers (the fields that a rollout reads)."""
-
-  @property
-  def observation(self) -> str: ...
-
-  @property
-  def admissible(self) -> tuple[str, ...]: ...
-
-  @property
-  def reward(self) -> float: ...
-
-  @property
-  def truncated(self) -> bool: ...
-
-  @property
-  def won(self) -> bool: ...
-
-  @property
-  def done(self) -> bool: ...
-
-
-class Completions(Protocol):
-  """What a policy answers: `[B, R]` tokens and log-probs, `[B]` lengths."""
-
-  @property
-  def tokens(self) -> np.ndarray: ...
-
-  @property
-  def log_probs(self) -> np.ndarray: ...
-
-  @property
-  def lengths(self) -> np.ndarray: ...
+from hgpo_jax.policy.slots import Reply, Ticket
+from hgpo_jax.rollout.environments import Environments, Step, StepEnvs
 
 
 class AgentLayer(Protocol):
@@ -79,120 +49,197 @@ class Codec(Protocol):
   def text(self, tokens: Sequence[int]) -> str: ...
 
 
-StepEnvs = Callable[[Mapping[int, Any]], Mapping[int, Step]]
-# prompts, row keys `[B, 2]` uint32, choices -> completions
-Generate = Callable[
-  [Sequence[Sequence[int]], np.ndarray, Sequence[Sequence[Sequence[int]]]],
-  Completions,
-]
+class Policy(Protocol):
+  """What answers prompts; see `hgpo_jax/policy/slots.py`."""
+
+  @property
+  def busy(self) -> bool: ...
+
+  def submit(
+    self,
+    ticket: Ticket,
+    prompt: Sequence[int],
+    choices: Sequence[Sequence[int]] = (),
+  ) -> None: ...
+
+  def start(self) -> None: ...
+
+  def finished(self) -> list[Reply]: ...
+
+
+@dataclasses.dataclass(frozen=True)
+class Schedule:
+  """Who waits for whom; it changes when things happen, not what happens.
+
+  Attributes:
+    episodes: how many are played at once, each in an environment of its own.
+    workers: threads that call the environments, each for one episode at a
+      time; 0 calls them right here, for all episodes that are ready.
+    lockstep: whether all episodes wait for each other in every turn: the slow,
+      simple way, to compare with.
+  """
+
+  episodes: int = 128
+  workers: int = 0
+  lockstep: bool = False
 
 
 @dataclasses.dataclass
 class _Episode:
+  number: int
   task: Any
   goal: str
   step: Step
+  choices: tuple[tuple[int, ...], ...] = ()
   history: list[tuple[str, str]] = dataclasses.field(default_factory=list)
   turns: list[types.Turn] = dataclasses.field(default_factory=list)
-
-
-@jax.jit
-def turn_keys(
-  key: jax.Array, episodes: jax.Array, turn: jax.Array
-) -> jax.Array:
-  """Derives one sampling key per episode and turn.
-
-  Args:
-    key: the rollout's key, used for nothing else.
-    episodes: `[B]` int32 episode numbers.
-    turn: `[]` int32, 0-based.
-
-  Returns: `[B, 2]` uint32 key data.
-  """
-  fold = jax.vmap(jax.random.fold_in, in_axes=(0, None))
-  keys = jax.vmap(jax.random.fold_in, in_axes=(None, 0))(key, episodes)
-  return jax.random.key_data(fold(keys, turn))
 
 
 def collect(
   step_envs: StepEnvs,
   agent: AgentLayer,
   codec: Codec,
-  generate: Generate,
+  policy: Policy,
   tasks: Sequence[Any],
-  key: jax.Array,
+  schedule: Schedule,
 ) -> list[types.Trajectory]:
-  """Plays one episode per task to its end, all in step.
+  """Plays one episode per task to its end.
 
-  What an episode does depends on its task, its place in `tasks` and `key`
-  alone, not on the other episodes.
+  What an episode does depends on its task, its place in `tasks` and the
+  policy's key, not on the other episodes, nor on the schedule.
 
   Args:
-    step_envs: slot -> task or action, to slot -> step.
+    step_envs: slot -> task or action, to slot -> step; with workers it must
+      bear several calls at once, of different slots.
     agent: messages out, actions in.
     codec: the tokenizer's faces.
-    generate: the policy.
-    tasks: B start states; equal ones form a group.
-    key: the rollout's key.
+    policy: free of requests.
+    tasks: start states; equal ones form a group.
+    schedule: who waits for whom.
 
-  Returns: B trajectories, in the order of `tasks`.
+  Returns: a trajectory per task, in the order of `tasks`.
+  Raises: what an environment raises, at once.
   """
-  numbers = np.arange(len(tasks), dtype=np.int32)
-  starts = step_envs(dict(enumerate(tasks)))
-  episodes = [
-    _Episode(task, agent.task(starts[i].observation), starts[i])
-    for i, task in enumerate(tasks)
-  ]
-  active = list(range(len(tasks)))
-  turn = 0
-  while active:
-    keys = np.asarray(turn_keys(key, numbers, np.int32(turn)))[active]
-    actions = _reply(agent, codec, generate, episodes, active, keys)
-    answers = step_envs(actions)
-    for slot in active:
-      _advance(episodes[slot], answers[slot])
-    active = [slot for slot in active if not episodes[slot].step.done]
-    turn += 1
-  return [
-    types.Trajectory(e.task, tuple(e.turns), e.step.won, e.step.truncated)
-    for e in episodes
-  ]
+  with Environments(step_envs, schedule.workers) as envs:
+    rollout = _Rollout(envs, agent, codec, policy, tasks, schedule)
+    while rollout.unfinished:
+      rollout.turn()
+  return [rollout.trajectories[i] for i in range(len(tasks))]
 
 
-def _reply(
-  agent: AgentLayer,
-  codec: Codec,
-  generate: Generate,
-  episodes: Sequence[_Episode],
-  active: Sequence[int],
-  keys: np.ndarray,
-) -> dict[int, str]:
-  """Samples one reply per active episode and notes the turn; slot -> action."""
-  playing = [episodes[slot] for slot in active]
-  prompts = codec.prompts(
-    [agent.message(e.goal, e.history, e.step) for e in playing]
-  )
-  choices = [codec.choices(agent.replies(e.step)) for e in playing]
-  done = generate(prompts, keys, choices)
-  actions = {}
-  for row, (slot, episode) in enumerate(zip(active, playing, strict=True)):
-    length = int(done.lengths[row])
-    reply = done.tokens[row, :length]
-    action, valid = agent.project(codec.text(reply.tolist()), episode.step)
-    episode.turns.append(
-      types.Turn(
-        prompt=np.asarray(prompts[row], np.int32),
-        reply=reply,
-        log_probs=done.log_probs[row, :length],
-        choices=choices[row],
-        observation=episode.step.observation,
-        action=action,
-        valid=valid,
-        reward=0.0,
-      )
+class _Rollout:
+  """The episodes that are being played, by the slot of their environment."""
+
+  def __init__(
+    self,
+    envs: Environments,
+    agent: AgentLayer,
+    codec: Codec,
+    policy: Policy,
+    tasks: Sequence[Any],
+    schedule: Schedule,
+  ):
+    self._envs, self._agent, self._codec = envs, agent, codec
+    self._policy, self._lockstep = policy, schedule.lockstep
+    self.trajectories: dict[int, types.Trajectory] = {}
+    self.unfinished = len(tasks)
+    self._queue = collections.deque(enumerate(tasks))
+    self._starting: dict[int, tuple[int, Any]] = {}  # slot -> number and task
+    self._playing: dict[int, _Episode] = {}
+    self._slots: dict[int, int] = {}  # episode's number -> slot
+    self._ready: list[_Episode] = []  # know what they see, not asked yet
+    self._replies: list[Reply] = []  # said, not played yet
+    for slot in range(min(schedule.episodes, len(tasks))):
+      self._next_task(slot)
+
+  def turn(self) -> None:
+    """Decodes a chunk, and meanwhile plays what was said before it."""
+    self._policy.start()
+    if not (self._lockstep and self._policy.busy):
+      self._play_replies()
+    for slot, step in self._envs.answers(self._least_answers()).items():
+      self._hear(slot, step)
+    if not (self._lockstep and self._envs.in_flight):
+      self._ask()
+    self._replies += self._policy.finished()
+
+  def _least_answers(self) -> int:
+    """How many environments to wait for: none while there is other work."""
+    if self._lockstep:
+      return self._envs.in_flight
+    return 0 if self._policy.busy or self._ready else 1
+
+  def _next_task(self, slot: int) -> None:
+    """Starts the next episode, if there is one, in a free environment."""
+    if self._queue:
+      self._starting[slot] = number, task = self._queue.popleft()
+      self._slots[number] = slot
+      self._envs.send({slot: task})
+
+  def _hear(self, slot: int, step: Step) -> None:
+    """Takes an environment's answer to a task or to an action."""
+    if slot in self._starting:
+      number, task = self._starting.pop(slot)
+      goal = self._agent.task(step.observation)
+      self._playing[slot] = _Episode(number, task, goal, step)
+    else:
+      _advance(self._playing[slot], step)
+    if step.done:
+      self._end(slot)
+    else:
+      self._ready.append(self._playing[slot])
+
+  def _end(self, slot: int) -> None:
+    episode = self._playing.pop(slot)
+    self.trajectories[episode.number] = types.Trajectory(
+      episode.task,
+      tuple(episode.turns),
+      episode.step.won,
+      episode.step.truncated,
     )
-    actions[slot] = action
-  return actions
+    self.unfinished -= 1
+    self._next_task(slot)
+
+  def _ask(self) -> None:
+    """Gives the policy the prompts of all episodes that are ready."""
+    ready, self._ready = self._ready, []
+    agent, codec = self._agent, self._codec
+    prompts = codec.prompts(
+      [agent.message(e.goal, e.history, e.step) for e in ready]
+    )
+    for episode, prompt in zip(ready, prompts, strict=True):
+      episode.choices = codec.choices(agent.replies(episode.step))
+      ticket = Ticket(episode.number, len(episode.turns))
+      self._policy.submit(ticket, prompt, episode.choices)
+
+  def _play_replies(self) -> None:
+    """Notes the turns that were said, and plays them."""
+    replies, self._replies = self._replies, []
+    actions = {}
+    for reply in replies:
+      slot = self._slots[reply.ticket.episode]
+      episode = self._playing[slot]
+      text = self._codec.text(reply.tokens.tolist())
+      action, valid = self._agent.project(text, episode.step)
+      episode.turns.append(_turn(episode, reply, action, valid))
+      actions[slot] = action
+    self._envs.send(actions)
+
+
+def _turn(
+  episode: _Episode, reply: Reply, action: str, valid: bool
+) -> types.Turn:
+  """Notes what was read and said as the very ids; the reward comes later."""
+  return types.Turn(
+    prompt=reply.prompt,
+    reply=reply.tokens,
+    log_probs=reply.log_probs,
+    choices=episode.choices,
+    observation=episode.step.observation,
+    action=action,
+    valid=valid,
+    reward=0.0,
+  )
 
 
 def _advance(episode: _Episode, step: Step) -> None:

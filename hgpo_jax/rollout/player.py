@@ -2,42 +2,48 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import jax
 
 from hgpo_jax import types
-from hgpo_jax.policy.generate import Generator
+from hgpo_jax.policy import qwen2
+from hgpo_jax.policy.generate import Plan
 from hgpo_jax.policy.sampling import Sampling
+from hgpo_jax.policy.slots import Counts, Slots
 from hgpo_jax.rollout import collect
 
 
 class Player:
-  """Plays tasks with whatever params it is given."""
+  """Plays tasks with whatever params it is given.
+
+  Attributes:
+    counts: what generation did so far.
+  """
 
   def __init__(
     self,
     step_envs: collect.StepEnvs,
     agent: collect.AgentLayer,
     codec: collect.Codec,
-    make_generator: Callable[[Sampling], Generator],
-    rows: int,
+    model: qwen2.Config,
+    plan: Plan,
+    schedule: collect.Schedule,
   ):
     """Joins the parts of a rollout.
 
     Args:
-      step_envs: the environments, with at least `rows` slots.
+      step_envs: the environments, with a slot for each episode of `schedule`.
       agent: the words.
       codec: the tokenizer's faces.
-      make_generator: builds the generator of one way of sampling; asked once
-        for each.
-      rows: episodes played at once.
+      model: the policy's size.
+      plan: the shapes of its generation.
+      schedule: who waits for whom.
     """
-    self.agent, self.codec = agent, codec
-    self._step_envs, self._rows = step_envs, rows
-    self._make_generator = make_generator
-    self._generators: dict[Sampling, Generator] = {}
+    self.agent, self.codec, self.counts = agent, codec, Counts()
+    self._step_envs, self._schedule = step_envs, schedule
+    self._model, self._plan = model, plan
 
   def play(
     self, params: Any, tasks: Sequence[Any], key: jax.Array, sampling: Sampling
@@ -47,39 +53,20 @@ class Player:
     Args:
       params: the policy.
       tasks: start states, any number.
-      key: of this call; each batch of episodes folds in its place.
+      key: of this call.
       sampling: how replies are drawn.
     """
-    if sampling not in self._generators:
-      self._generators[sampling] = self._make_generator(sampling)
-    generator = self._generators[sampling]
-
-    def generate(prompts, row_keys, choices):
-      limited = choices if any(choices) else None
-      return generator(params, prompts, row_keys, limited)
-
-    played: list[types.Trajectory] = []
-    for start in range(0, len(tasks), self._rows):
-      played += collect.collect(
-        self._step_envs,
-        self.agent,
-        self.codec,
-        generate,
-        tasks[start : start + self._rows],
-        jax.random.fold_in(key, start),
-      )
-    return played
+    slots = Slots(self._model, self._plan, sampling, params, key, self.counts)
+    return collect.collect(
+      self._step_envs, self.agent, self.codec, slots, tasks, self._schedule
+    )
 
   def compilations(self) -> str:
-    """Says how often generation was compiled, and how often it can be.
+    """Says how often prefill and decode were compiled, and how often at most.
 
     Ways of sampling that differ in temperature alone share compilations.
     """
-    shapes: dict[tuple, set] = {}
-    bound: dict[tuple, int] = {}
-    for how, generator in self._generators.items():
-      kind = (how.temperature > 0, how.top_k, how.top_p)
-      shapes.setdefault(kind, set()).update(generator.shapes)
-      bound[kind] = generator.max_compilations
-    count = sum(map(len, shapes.values()))
-    return f'compiled {count} shapes of generation, of {sum(bound.values())}'
+    shapes = self.counts.shapes
+    methods = len({how for kind, _, how in shapes if kind == 'decode'})
+    bound = self._plan.max_shapes(methods)
+    return f'compiled {len(shapes)} shapes of generation, of {bound}'

@@ -1,8 +1,8 @@
-"""Trajectories and advantages -> batches of a fixed set of shapes."""
+"""Trajectories -> the estimators' rows, and the order of mini-batches."""
 
 from __future__ import annotations
 
-import dataclasses
+import functools
 from collections.abc import Sequence
 from typing import Any
 
@@ -12,44 +12,9 @@ import numpy as np
 from hgpo_jax import types
 from hgpo_jax.advantages import Rows, intern
 from hgpo_jax.advantages import returns as returns_lib
-from hgpo_jax.policy import generate
 
 # What a seed is for stands last in it, so that no two purposes share a stream.
 _ORDER = 1
-
-
-@dataclasses.dataclass(frozen=True)
-class Shapes:
-  """The sizes that rows are padded to; few, since each one is compiled.
-
-  Attributes:
-    prompt: ascending prompt lengths P, in tokens.
-    reply: reply length R, in tokens.
-    choices: ascending numbers A of choices per row.
-    micro: rows per micro-batch.
-  """
-
-  prompt: tuple[int, ...]
-  reply: int
-  choices: tuple[int, ...]
-  micro: int
-
-  def __post_init__(self) -> None:
-    for name in ('prompt', 'choices'):
-      sizes = getattr(self, name)
-      if not sizes or list(sizes) != sorted(sizes):
-        raise types.ConfigError(
-          f'sampling.{name}_buckets is {sizes}; expected ascending sizes.'
-        )
-
-  def choice_width(self, widest: int) -> int:
-    """Returns the A that holds `widest` choices; 0 where there are none."""
-    if widest > self.choices[-1]:
-      raise types.ConfigError(
-        f'{widest} allowed replies for one prompt, but the largest of '
-        f'sampling.choice_buckets={self.choices}: add a larger one.'
-      )
-    return next(a for a in (0, *self.choices) if a >= widest)
 
 
 def round_up(size: int, multiple: int) -> int:
@@ -92,116 +57,47 @@ def estimator_rows(
   valid: Any = np.pad(
     np.asarray([u.valid for u in turns], bool), padding, constant_values=True
   )
-  returns = _returns(rewards, traj, turn, mask, gamma=gamma)
+  episode_return, returns = _returns(
+    column(np.repeat(totals, lengths), np.float32),
+    rewards,
+    traj,
+    turn,
+    mask,
+    valid,
+    gamma=gamma,
+    penalty=invalid_penalty,
+  )
   return Rows(
     task=column(task[traj[: len(turns)]], np.int32),
     traj=traj,
     turn=turn,
     obs=column(intern(u.observation for u in turns), np.int32),
-    episode_return=returns_lib.penalise(
-      column(np.repeat(totals, lengths), np.float32),
-      valid,
-      penalty=invalid_penalty,
-    ),
-    returns=returns_lib.penalise(returns, valid, penalty=invalid_penalty),
+    episode_return=episode_return,
+    returns=returns,
     mask=mask,
   )
 
 
-_returns = jax.jit(returns_lib.discounted_returns, static_argnames='gamma')
-
-
-@dataclasses.dataclass(frozen=True)
-class Columns:
-  """What the learner knows of each of the N rows beside its tokens.
-
-  Attributes:
-    advantages: `[N]` float32.
-    old_log_probs: `[N, R]` float32, of the policy that sampled.
-    ref_log_probs: `[N, R]` float32, of the frozen reference.
-  """
-
-  advantages: np.ndarray
-  old_log_probs: np.ndarray
-  ref_log_probs: np.ndarray
-
-  @classmethod
-  def zeros(cls, rows: int, reply: int) -> Columns:
-    table = np.zeros((rows, reply), np.float32)
-    return cls(np.zeros(rows, np.float32), table, table)
-
-
-def pack(
-  turns: Sequence[types.Turn],
-  columns: Columns,
-  index: np.ndarray,
-  shapes: Shapes,
-  size: int,
-) -> tuple[list[np.ndarray], tuple[types.Batch, ...]]:
-  """Lays rows out by length: one batch for each prompt bucket.
-
-  The shapes do not depend on the lengths that happen to occur, only on the
-  bucket of the widest choices, so that a compilation or two serve a whole run;
-  empty places cost nothing, as micro-batches of padding are not computed.
-
-  Args:
-    turns: all rows of the iteration.
-    columns: their numbers.
-    index: which rows.
-    shapes: what to pad to.
-    size: places in each batch, at least `index.size`.
-
-  Returns: per bucket, the rows in it and a batch of `size` places. A prompt
-    that is longer than every bucket loses its oldest tokens, as in generation.
-  """
-  bounds = np.asarray(shapes.prompt[:-1])
-  lengths = np.asarray([turns[i].prompt.size for i in index])
-  place = np.searchsorted(bounds, lengths)  # the smallest bucket that holds it
-  parts = [index[place == b] for b in range(len(shapes.prompt))]
-  width = shapes.choice_width(max(len(turns[i].choices) for i in index))
-  return parts, tuple(
-    _pack(turns, columns, part, shapes, size, prompt, width)
-    for part, prompt in zip(parts, shapes.prompt, strict=True)
+@functools.partial(jax.jit, static_argnames=('gamma', 'penalty'))
+def _returns(
+  totals: jax.Array,
+  rewards: jax.Array,
+  traj: jax.Array,
+  turn: jax.Array,
+  mask: jax.Array,
+  valid: jax.Array,
+  *,
+  gamma: float,
+  penalty: float,
+) -> tuple[jax.Array, jax.Array]:
+  """Episode scores and discounted returns, less the penalty."""
+  returns = returns_lib.discounted_returns(
+    rewards, traj, turn, mask, gamma=gamma
   )
-
-
-def _pack(
-  turns: Sequence[types.Turn],
-  columns: Columns,
-  index: np.ndarray,
-  shapes: Shapes,
-  size: int,
-  prompt: int,
-  choices: int,
-) -> types.Batch:
-  """One batch of `size` places, P = `prompt` and A = `choices`."""
-  chosen = [turns[i] for i in index]
-  tokens = np.zeros((size, prompt + shapes.reply), np.int32)
-  valid = np.zeros(tokens.shape, bool)
-  for row, turn in enumerate(chosen):
-    kept = turn.prompt[-prompt:]
-    start, end = prompt - kept.size, prompt + turn.reply.size
-    tokens[row, start:prompt] = kept
-    tokens[row, prompt:end] = turn.reply
-    valid[row, start:end] = True
-
-  def rows(table: np.ndarray) -> np.ndarray:
-    out = np.zeros((size, *table.shape[1:]), np.float32)
-    out[: index.size] = table[index]
-    return out
-
-  fields: dict[str, Any] = {  # NumPy arrays: jit moves them
-    'tokens': tokens,
-    'valid': valid,
-    'choices': generate.pack_choices(
-      [turn.choices for turn in chosen], size, choices, shapes.reply
-    ),
-    'old_log_probs': rows(columns.old_log_probs),
-    'ref_log_probs': rows(columns.ref_log_probs),
-    'advantages': rows(columns.advantages),
-    'mask': np.arange(size) < len(chosen),
-  }
-  return types.Batch(**fields)
+  return (
+    returns_lib.penalise(totals, valid, penalty=penalty),
+    returns_lib.penalise(returns, valid, penalty=penalty),
+  )
 
 
 def sampled_log_probs(turns: Sequence[types.Turn], reply: int) -> np.ndarray:

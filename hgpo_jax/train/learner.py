@@ -14,11 +14,25 @@ import optax
 from hgpo_jax import types
 from hgpo_jax.advantages import ESTIMATORS, Rows
 from hgpo_jax.losses import aggregate, kl
-from hgpo_jax.train import batching, update
+from hgpo_jax.policy import lora
+from hgpo_jax.train import batching, packing, update
+from hgpo_jax.train import optimizer as optimizer_lib
 
 # What a seed is for stands last in it; see also `batching.minibatches`.
 _SHUFFLE = 2
 _OLD_LOG_PROBS = ('score', 'sampler')
+_MOMENTS = ('float32', 'bfloat16')
+# Fields of `optim` that are AdamW's.
+_OPTIMIZER = (
+  'learning_rate',
+  'warmup_steps',
+  'decay_steps',
+  'weight_decay',
+  'clip_norm',
+  'b1',
+  'b2',
+  'moments_dtype',
+)
 
 
 class Learner:
@@ -28,28 +42,35 @@ class Learner:
     self,
     config: Any,
     score: update.ScoreFn,
-    shapes: batching.Shapes,
+    shapes: packing.Shapes,
+    reference_score: update.ScoreFn | None = None,
+    placed: Callable[[Any], Any] = lambda state: state,
   ):
     """Builds the jitted functions of a run.
 
     Args:
       config: the experiment's `algo`, `loss`, `optim`, `rollout` and `env`.
       score: log-probs and entropy of replies.
-      shapes: what rows are padded to.
+      shapes: what turns are packed into.
+      reference_score: that of the reference, where it is another model: one
+        without adapters, say.
+      placed: lays a new state out on the devices.
     """
     self._config, self._shapes = config, shapes
+    self._epochs = config.optim.epochs
+    self._minibatch = config.optim.minibatch
     loss = dict(config.loss)
     self._rescore = loss.pop('old_log_probs') == 'score'
-    optim = dict(config.optim)
-    self._epochs, self._minibatch = optim.pop('epochs'), optim.pop('minibatch')
-    optim.pop('microbatch')
-    self.optimizer: optax.GradientTransformation = update.make_optimizer(
-      **optim
+    self.optimizer: optax.GradientTransformation = optimizer_lib.make_optimizer(
+      **{n: config.optim[n] for n in _OPTIMIZER}
     )
     self._estimate = jax.jit(_estimator(config))
-    self._score = update.make_scorer(score, shapes.micro)
+    self._scorer = update.make_scorer(score)
+    self._reference_scorer = self._scorer
+    if reference_score is not None:
+      self._reference_scorer = update.make_scorer(reference_score)
     self._step = update.make_train_step(
-      score, update.PolicyLoss(**loss), self.optimizer, shapes.micro
+      score, update.PolicyLoss(**loss), self.optimizer, placed
     )
 
   def advantages(
@@ -70,16 +91,9 @@ class Learner:
     return algo.advantage_sign * values
 
   def log_probs(self, params: Any, turns: Sequence[types.Turn]) -> np.ndarray:
-    """Scores the replies of all rows: `[N, R]` float32."""
-    columns = batching.Columns.zeros(len(turns), self._shapes.reply)
-    out = np.zeros_like(columns.old_log_probs)
-    order = np.argsort([turn.prompt.size for turn in turns], kind='stable')
-    for start in range(0, len(turns), self._minibatch):
-      index = order[start : start + self._minibatch]
-      parts, batches = self._pack(turns, columns, index)
-      for part, scores in zip(parts, self._score(params, batches), strict=True):
-        out[part] = np.asarray(scores)[: part.size]
-    return out
+    """Scores the replies of all turns: `[n, R]` float32."""
+    plans = self._plans(packing.flatten(turns, self._shapes), (0,))
+    return self._table(self._scorer, params, plans, len(turns))
 
   def update(
     self,
@@ -94,43 +108,99 @@ class Learner:
       state: donated.
       reference: the frozen params that the KL is measured to.
       trajectories: whole groups.
-      seed: of the order of rows, one per iteration.
+      seed: of the order of turns, one per iteration.
 
     Returns: the new state, and the mean of every scalar over the optimiser
-      steps; `first_*` are those of the first step, before anything moved.
+      steps; `first_*` are those of the first step, before anything moved, and
+      `sampler_*` compare the sampler's log-probs with the learner's own.
     """
     turns = [turn for t in trajectories for turn in t.turns]
-    columns = batching.Columns(
-      advantages=self.advantages(trajectories, seed),
-      old_log_probs=self.log_probs(state.params, turns)
-      if self._rescore
-      else batching.sampled_log_probs(turns, self._shapes.reply),
-      ref_log_probs=self.log_probs(reference, turns),
+    flat = packing.flatten(turns, self._shapes)
+    advantages = self.advantages(trajectories, seed)
+    plans = self._plans(flat, (*seed, 0))
+    sampled = batching.sampled_log_probs(turns, self._shapes.reply)
+    count = len(turns)
+    reference_table = self._table(
+      self._reference_scorer, reference, plans, count
     )
-    seen: list[dict[str, jax.Array]] = []
+    old = sampled
+    if self._rescore:
+      policy = lora.combine(state.params, state.frozen)
+      old = self._table(self._scorer, policy, plans, count)
+    seen: list[dict[str, Any]] = []
     for epoch in range(self._epochs):
-      for index in batching.minibatches(
-        len(turns), self._minibatch, (*seed, epoch)
-      ):
-        _, batches = self._pack(turns, columns, index)
-        state, scalars = self._step(state, batches)
-        seen.append(scalars)
-    first = {f'first_{n}': float(seen[0][n]) for n in ('ratio_error', 'kl_ref')}
-    means = {
-      name: float(np.mean([float(scalars[name]) for scalars in seen]))
-      for name in seen[0]
+      for plan in plans if not epoch else self._plans(flat, (*seed, epoch)):
+        batch = plan.batch(advantages, old, reference_table)
+        state, found = self._step(state, batch)
+        seen.append(found)
+    scalars = _summary(jax.device_get(seen))
+    if self._rescore:
+      scalars |= _mismatch(sampled, old, int(flat.reply_sizes.sum()))
+    return state, scalars | {
+      'nonzero_advantages': float(np.mean(advantages != 0)),
+      'real_tokens': float(np.mean([plan.fill() for plan in plans])),
+      'cut_turns': float(flat.cut),
     }
-    spread = float(np.mean(columns.advantages != 0))
-    return state, {**means, **first, 'nonzero_advantages': spread}
 
-  def _pack(
+  def _plans(
+    self, flat: packing.Flat, seed: Sequence[int]
+  ) -> list[packing.Plan]:
+    """Packs every turn into mini-batches."""
+    micro = self._shapes.micro_batches(self._minibatch)
+    return [
+      packing.pack(flat, index, self._shapes, micro)
+      for index in batching.minibatches(flat.sizes.size, self._minibatch, seed)
+    ]
+
+  def _table(
     self,
-    turns: Sequence[types.Turn],
-    columns: batching.Columns,
-    index: np.ndarray,
-  ) -> tuple[list[np.ndarray], tuple[types.Batch, ...]]:
-    size = batching.round_up(self._minibatch, self._shapes.micro)
-    return batching.pack(turns, columns, index, self._shapes, size)
+    scorer: Callable[[Any, types.Batch], jax.Array],
+    params: Any,
+    plans: Sequence[packing.Plan],
+    count: int,
+  ) -> np.ndarray:
+    """Scores packed turns; `[count, R]` float32 in the turns' own order."""
+    # All of them are under way before the first is waited for.
+    found = [scorer(params, plan.unlabelled()) for plan in plans]
+    table = np.zeros((count, self._shapes.reply), np.float32)
+    for plan, values in zip(plans, found, strict=True):
+      used = plan.turn >= 0
+      table[plan.turn[used]] = np.asarray(values)[used]
+    return table
+
+
+def _summary(seen: Sequence[dict[str, np.ndarray]]) -> dict[str, float]:
+  """Means over the optimiser steps, and what the first one saw."""
+  means = {n: float(np.mean([s[n] for s in seen])) for n in seen[0]}
+  first = {n: float(seen[0][n]) for n in seen[0]}
+  return {
+    **means,
+    'ratio_max': float(max(s['ratio_max'] for s in seen)),
+    'first_ratio_error': first['ratio_error'],
+    'first_kl_ref': first['kl_ref'],
+    # Right for old log-probs of the sampler; else `_mismatch` knows better.
+    'sampler_kl': first['kl_old'],
+    'sampler_ratio_max': first['ratio_max'],
+  }
+
+
+def _mismatch(
+  sampled: np.ndarray, scored: np.ndarray, count: int
+) -> dict[str, float]:
+  """How far the sampler's log-probs are from the learner's.
+
+  Args:
+    sampled, scored: `[n, R]` log-probs, both 0 on padding.
+    count: reply tokens.
+
+  Returns: the k3 estimate of KL(sampler || learner) in nats per token, and the
+    largest ratio of the two probabilities of a token, either way.
+  """
+  d = scored - sampled
+  return {
+    'sampler_kl': float(np.sum(np.expm1(d) - d) / max(count, 1)),
+    'sampler_ratio_max': float(np.exp(np.max(np.abs(d), initial=0))),
+  }
 
 
 def check(config: Any) -> None:
@@ -139,6 +209,7 @@ def check(config: Any) -> None:
   Raises: ConfigError with the field, what it holds and what it may hold.
   """
   one_of('loss.old_log_probs', config.loss.old_log_probs, _OLD_LOG_PROBS)
+  one_of('optim.moments_dtype', config.optim.moments_dtype, _MOMENTS)
   one_of('loss.kl', config.loss.kl, kl.ESTIMATORS)
   one_of('loss.aggregation', config.loss.aggregation, aggregate.AGGREGATES)
   one_of('algo.estimator', config.algo.estimator, ESTIMATORS)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import hashlib
 import os
 import pathlib
 import shutil
@@ -12,36 +11,21 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import ml_collections
-import numpy as np
 import tqdm
 
 from hgpo_jax import types
-from hgpo_jax.policy import generate, qwen2, scoring
 from hgpo_jax.policy import tokenizer as tokenizer_lib
 from hgpo_jax.policy.sampling import Sampling
 from hgpo_jax.rollout import collect
 from hgpo_jax.rollout.codec import Codec
 from hgpo_jax.rollout.player import Player
-from hgpo_jax.train import (
-  batching,
-  checkpoint,
-  evaluate,
-  learner,
-  tasks,
-  update,
-  warmstart,
-)
+from hgpo_jax.train import checkpoint, evaluate, learner, tasks, warmstart
+from hgpo_jax.train import policy as policy_lib
+from hgpo_jax.train.policy import key_of
 
-# What keys are for; every purpose has a number of its own.
-INIT, ROLLOUT, EVALUATION, ORDER = range(4)
-
-
-def key_of(seed: int, purpose: int, step: int = 0) -> jax.Array:
-  """Returns the key of one purpose at one step; no two share one."""
-  key = jax.random.fold_in(jax.random.key(seed), purpose)
-  return jax.random.fold_in(key, step)
+# What keys are for, beside those of `policy`.
+ROLLOUT, EVALUATION, ORDER = range(1, 4)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,21 +48,12 @@ class Seat:
 
 
 class Run:
-  """One experiment's parts, built from its config and a tokenizer."""
+  """One experiment: its policy in its seat, playing and learning."""
 
-  def __init__(
-    self, config: ml_collections.ConfigDict, seat: Seat, tokenizer: Any
-  ):
-    self.config, self.seat, self.tokenizer = config, seat, tokenizer
-    c = config
-    self.codec = Codec(tokenizer, c.sampling.max_reply)
-    self.model = model_config(c.policy, len(tokenizer))
-    self.shapes = batching.Shapes(
-      prompt=tuple(c.sampling.prompt_buckets),
-      reply=c.sampling.max_reply,
-      choices=tuple(c.sampling.choice_buckets),
-      micro=c.optim.microbatch,
-    )
+  def __init__(self, seat: Seat, policy: policy_lib.Policy):
+    c = policy.config
+    self.config, self.seat, self.policy = c, seat, policy
+    self.codec = Codec(policy.tokenizer, c.sampling.max_reply)
     self.sampling = Sampling(
       temperature=c.sampling.temperature,
       top_k=c.sampling.top_k or None,
@@ -88,50 +63,28 @@ class Run:
       seat.step_envs,
       seat.agent,
       self.codec,
-      self._make_generator,
-      rows=c.rollout.rows,
+      policy.model,
+      policy.plan,
+      collect.Schedule(
+        episodes=c.rollout.rows,
+        workers=c.rollout.workers,
+        lockstep=c.rollout.lockstep,
+      ),
     )
 
-  def _make_generator(self, sampling: Sampling) -> generate.Generator:
-    return generate.make_generator(
-      self.model,
-      sampling=sampling,
-      max_reply=self.shapes.reply,
-      prompt_buckets=self.shapes.prompt,
-      batch_buckets=tuple(self.config.sampling.batch_buckets),
-      choice_buckets=self.shapes.choices,
-      end_id=tokenizer_lib.end_id(self.tokenizer),
-      pad_id=tokenizer_lib.pad_id(self.tokenizer),
+  def make_learner(self) -> learner.Learner:
+    """Builds the learner for what `rollout` samples."""
+    policy, temperature = self.policy, self.sampling.scored_temperature
+    reference = None
+    if policy.model != policy.base:
+      reference = policy.score(temperature, policy.base)
+    return learner.Learner(
+      self.config,
+      policy.score(temperature),
+      policy.shapes,
+      reference,
+      policy.placed,
     )
-
-  def init_params(self) -> Any:
-    """Draws params at random; see `policy.compose_embeddings`."""
-    key = key_of(self.config.seed, INIT)
-    params = jax.jit(qwen2.init_params, static_argnums=0)(self.model, key)
-    policy = self.config.policy
-    params['embed'] *= policy.embed_std / qwen2.INIT_STD
-    if policy.compose_embeddings:
-      parts = tokenizer_lib.token_parts(self.tokenizer)
-      params['embed'] = composed(params['embed'], parts)
-    return params
-
-  def score(self, temperature: float) -> update.ScoreFn:
-    """Returns (params, tokens, valid, choices) -> log-probs and entropy."""
-
-    def fn(
-      params: Any, tokens: jax.Array, valid: jax.Array, choices: jax.Array
-    ) -> scoring.Scores:
-      return scoring.score(
-        self.model,
-        params,
-        tokens,
-        valid,
-        prompt_len=tokens.shape[1] - self.shapes.reply,
-        temperature=temperature,
-        choices=choices if choices.shape[1] else None,
-      )
-
-    return fn
 
   def rollout(self, params: Any, step: int) -> list[types.Trajectory]:
     """Plays one iteration's tasks, each by a group of episodes."""
@@ -145,6 +98,7 @@ class Run:
       for _ in range(c.rollout.group_size)
     ]
     key = key_of(c.seed, ROLLOUT, step)
+    params = self.policy.for_sampling(params)
     return self.player.play(params, group, key, self.sampling)
 
   def evaluate(self, params: Any) -> dict[str, dict[str, Any]]:
@@ -153,6 +107,7 @@ class Run:
     Games and keys depend on `eval` alone, so that results are paired.
     """
     c, seat = self.config.eval, self.seat
+    params = self.policy.for_sampling(params)
     place = 0
     results: dict[str, dict[str, Any]] = {}
     for split in c.splits:
@@ -172,54 +127,13 @@ class Run:
     return results
 
 
-def composed(embed: jax.Array, parts: dict[int, list[int]]) -> jax.Array:
-  """Starts the embedding of a phrase as the sum of its words'.
-
-  `fridge 1` and `fridge` are then alike from the start, so that a policy can
-  learn to look for what a task names, whatever that is, instead of learning it
-  for each thing.
-
-  Args:
-    embed: `[V, D]`, independent rows of equal variance.
-    parts: token -> the tokens of its words.
-
-  Returns: `[V, D]` with rows of the same variance.
-  """
-  rows = np.array(embed)
-  for token, words in parts.items():
-    rows[token] = np.sum(np.asarray(embed)[words], axis=0) / len(words) ** 0.5
-  return jnp.asarray(rows)
-
-
-def model_config(policy: Any, vocab_size: int) -> qwen2.Config:
-  """Returns the preset's size with the config's changes.
-
-  Args:
-    policy: the experiment's `policy` fields.
-    vocab_size: of the tokenizer; a released size keeps its padded vocabulary.
-  """
-  preset = qwen2.CONFIGS[policy.preset]
-  released = preset.vocab_size if policy.preset != 'tiny' else 0
-  return dataclasses.replace(
-    preset,
-    vocab_size=max(vocab_size, released),
-    width=policy.width or preset.width,
-    ff_width=policy.ff_width or preset.ff_width,
-    num_layers=policy.layers or preset.num_layers,
-    dtype=policy.dtype,
-  )
-
-
 def check(config: ml_collections.ConfigDict) -> None:
   """Refuses a config that cannot work, before anything is made.
 
   Raises: ConfigError with the field, what it holds and what it may hold.
   """
   learner.check(config)
-  learner.one_of('policy.preset', config.policy.preset, qwen2.CONFIGS)
-  learner.one_of(
-    'policy.chat', config.policy.chat, tokenizer_lib.CHAT_TEMPLATES
-  )
+  policy_lib.check(config)
   for field in ('rollout.groups', 'rollout.group_size', 'optim.minibatch'):
     section, name = field.split('.')
     if config[section][name] < 1:
@@ -234,7 +148,8 @@ def warm_start(
   """Builds the run, and the params that RL starts from (the KL's reference).
 
   They stand in `folder/warm_start`, the run's own, and are made once for all
-  runs with equal settings, in `cache` beside the run.
+  runs with equal settings, in `cache` beside the run. A checkpoint that is not
+  trained further is not copied.
 
   Args:
     config: the experiment.
@@ -261,9 +176,9 @@ def warm_start(
       f'{own} was made with other settings of env, policy, warmstart or the '
       'template. Give them their old values, or another run_dir.'
     )
-  run = Run(config, seat, tokenizer_lib.load(own / 'tokenizer'))
-  with checkpoint.opened(own / 'params') as store:
-    return run, store.restore(run.init_params())
+  policy = policy_lib.Policy(config, tokenizer_lib.load(own / 'tokenizer'))
+  print(policy.memory())
+  return Run(seat, policy), policy.warm_params(own)
 
 
 def _make_warm_start(
@@ -271,20 +186,23 @@ def _make_warm_start(
 ) -> None:
   """Writes `tokenizer/` and `params/` from the expert's episodes."""
   found = list(_examples(config, seat))
+  given = policy_lib.tokenizer_folder(config.policy)
   tokenizer = (
-    tokenizer_lib.load(config.policy.tokenizer)
-    if config.policy.tokenizer
+    tokenizer_lib.load(given)
+    if given
     else tokenizer_lib.build(
       (text for example in found for text in warmstart.texts(example)),
       vocab_size=config.policy.vocab_size,
       chat_template=tokenizer_lib.CHAT_TEMPLATES[config.policy.chat],
     )
   )
-  run = Run(config, seat, tokenizer)
-  params = run.init_params()
+  tokenizer_lib.save(tokenizer, folder / 'tokenizer')
+  if config.policy.checkpoint and not config.warmstart.games:
+    return
+  run = Run(seat, policy_lib.Policy(config, tokenizer))
+  params = run.policy.init_params()
   if config.warmstart.games:
     params = _clone(run, params, found[: config.warmstart.games])
-  tokenizer_lib.save(tokenizer, folder / 'tokenizer')
   warmstart.save(folder / 'params', params)
 
 
@@ -309,7 +227,8 @@ def _examples(
 ) -> Iterable[list[warmstart.Example]]:
   """Yields the expert's episodes, in words."""
   c = config.warmstart
-  games = max(c.games, 0 if config.policy.tokenizer else c.tokenizer_games)
+  built = not policy_lib.tokenizer_folder(config.policy)
+  games = max(c.games, c.tokenizer_games if built else 0)
   numbers = tasks.demonstration_tasks(
     config.seed, games, seat.world.num_tasks('train')
   )
@@ -327,7 +246,7 @@ def _examples(
 def _clone(run: Run, params: Any, found: list[list[warmstart.Example]]) -> Any:
   c = run.config
   turns = warmstart.to_turns(
-    [x for e in found for x in e], run.codec, run.shapes.reply
+    [x for e in found for x in e], run.codec, run.policy.shapes.reply
   )
   if not turns:
     raise types.ConfigError(
@@ -346,13 +265,14 @@ def _clone(run: Run, params: Any, found: list[list[warmstart.Example]]) -> Any:
   params = warmstart.clone(
     params,
     turns,
-    run.score(1.0),
-    shapes=run.shapes,
+    run.policy.score(1.0, run.policy.base),
+    shapes=run.policy.shapes,
     epochs=c.warmstart.epochs,
     minibatch=c.warmstart.minibatch,
     learning_rate=c.warmstart.learning_rate,
     seed=c.seed,
     report=report,
+    placed=run.policy.placed,
   )
   bar.close()
   return params
@@ -364,20 +284,16 @@ def _settings(config: ml_collections.ConfigDict, seat: Seat) -> dict[str, Any]:
   settings = {n: c[n].to_dict() for n in ('env', 'policy', 'warmstart')}
   for field in ('servers', 'template', 'template_file'):
     del settings['env'][field]
-  shapes = ('max_reply', 'prompt_buckets', 'choice_buckets')
+  # Adapters come after it; these change rounding, speed and memory alone.
+  for field in ('lora', 'cache_dtype', 'remat', 'attention'):
+    del settings['policy'][field]
+  shapes = ('max_reply', 'choice_buckets')
+  rows = ('row_tokens', 'row_replies', 'row_turns', 'microbatch')
   return {
     **settings,
     'seed': c.seed,
     'words': seat.words,
     'sampling': {name: c.sampling[name] for name in shapes},
-    'microbatch': c.optim.microbatch,
-    'tokenizer': _digest(c.policy.tokenizer),
+    'optim': {name: c.optim[name] for name in rows},
+    **policy_lib.fingerprints(c.policy),
   }
-
-
-def _digest(folder: str) -> str:
-  """A fingerprint of a tokenizer's folder; '' where none is given."""
-  if not folder:
-    return ''
-  file = pathlib.Path(folder) / 'tokenizer.json'
-  return hashlib.sha256(file.read_bytes()).hexdigest()

@@ -11,7 +11,6 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
-import jax
 import ml_collections
 import numpy as np
 
@@ -19,8 +18,10 @@ from envs import agent as agent_lib
 from envs import client, registry
 from envs.base import Task
 from hgpo_jax import types
-from hgpo_jax.train import checkpoint, evaluate, metrics, update
+from hgpo_jax.train import checkpoint, evaluate, metrics
+from hgpo_jax.train import policy as policy_lib
 from hgpo_jax.train import run as run_lib
+from hgpo_jax.train.compilations import Compilations
 from hgpo_jax.train.learner import Learner
 
 
@@ -66,7 +67,7 @@ def train(
     resume: continue from the newest checkpoint in `folder`.
 
   Returns: what summary.json holds: success after the warm start and at the
-    end, and seconds per phase.
+    end, seconds per phase, XLA's compilations.
   Raises:
     Interrupted: Ctrl-C; a checkpoint was saved.
     checkpoint.CheckpointError: the checkpoint does not fit or is damaged.
@@ -75,7 +76,12 @@ def train(
   seconds: dict[str, float] = {}
   results: dict[str, Any] = {}
   store = checkpoint.Checkpoints(folder / 'checkpoints', config.checkpoint.keep)
-  with contextlib.closing(store), open_seat(config) as seat:
+  with (
+    contextlib.closing(store),
+    Compilations() as compilations,
+    policy_lib.on_mesh(config),
+    open_seat(config) as seat,
+  ):
     meta = _resumed(store, config) if resume else None
     if meta is None:
       _check_fresh(store)
@@ -83,27 +89,31 @@ def train(
     metrics.write_json(folder / 'template.json', seat.words)
     with _timed(seconds, 'warm_start'):
       run, reference = run_lib.warm_start(config, seat, folder)
-    temperature = run.sampling.scored_temperature
-    learner = Learner(config, run.score(temperature), run.shapes)
-    # A step gives its input's memory away; the reference stays.
-    params = jax.tree.map(lambda x: x.copy(), reference)
-    state = update.init_state(params, learner.optimizer)
-    loop = _Loop(run, learner, store, folder, results, seconds)
+    learner = run.make_learner()
+    state = run.policy.init_state(reference, learner.optimizer)
+    loop = _Loop(run, learner, store, folder, results, seconds, compilations)
     if meta:
-      state = store.restore(state)
+      state = restored(store, state)
       results.update(meta['results'])
       seconds.update(meta['seconds'])
     else:
       if config.eval.games >= 0:
         with _timed(seconds, 'evaluation'):
-          results['warm_start'] = run.evaluate(reference)
+          results['warm_start'] = run.evaluate(policy_lib.policy_of(state))
       loop.save(state, 0)
     state = loop.run(state, reference, meta['step'] if meta else 0)
     if config.eval.games >= 0:
       with _timed(seconds, 'evaluation'):
-        results['final'] = run.evaluate(state.params)
-    print(run.player.compilations())
-  summary = {**results, 'seconds': {k: round(v, 1) for k, v in seconds.items()}}
+        results['final'] = run.evaluate(policy_lib.policy_of(state))
+    print(
+      f'{run.player.compilations()}; XLA compiled {compilations.count} '
+      f'programs in {compilations.seconds:.0f} s'
+    )
+  summary = {
+    **results,
+    'seconds': {k: round(v, 1) for k, v in seconds.items()},
+    'compilations': compilations.count,
+  }
   metrics.write_json(folder / 'summary.json', summary)
   return summary
 
@@ -119,9 +129,11 @@ class _Loop:
     folder: pathlib.Path,
     results: dict[str, Any],
     seconds: dict[str, float],
+    compilations: Compilations,
   ):
     self._run, self._learner, self._store = run, learner, store
     self._folder, self._results, self._seconds = folder, results, seconds
+    self._compilations = compilations
 
   def run(
     self, state: types.TrainState, reference: Any, first: int
@@ -137,7 +149,8 @@ class _Loop:
         done = step + 1
         if c.eval.every and done % c.eval.every == 0 and done < c.iterations:
           with _timed(self._seconds, 'evaluation'):
-            record |= flat_results(self._run.evaluate(state.params))
+            policy = policy_lib.policy_of(state)
+            record |= flat_results(self._run.evaluate(policy))
         log.write(step, record)
         log.advance(record)
         if c.samples_every and step % c.samples_every == 0:
@@ -157,11 +170,11 @@ class _Loop:
     self, state: types.TrainState, reference: Any, step: int
   ) -> tuple[types.TrainState, dict[str, float], list[types.Trajectory]]:
     c, codec = self._run.config, self._run.codec
-    dropped = codec.dropped
+    dropped, cut = codec.dropped, self._run.player.counts.truncated
     with _timed(self._seconds, 'rollout') as rollout_s:
-      played = self._run.rollout(state.params, step)
+      played = self._run.rollout(policy_lib.policy_of(state), step)
     dropped = codec.dropped - dropped
-    longest = self._run.shapes.prompt[-1]
+    cut = self._run.player.counts.truncated - cut
     with _timed(self._seconds, 'update') as update_s:
       seed = (c.seed, run_lib.ORDER, step)
       state, scalars = self._learner.update(state, reference, played, seed)
@@ -172,12 +185,11 @@ class _Loop:
       {
         **rollout_scalars(played, c.algo.reward_scale),
         **{f'update/{name}': value for name, value in scalars.items()},
-        'rollout/truncated_prompts': sum(
-          t.prompt.size > longest for t in turns
-        ),
+        'rollout/truncated_prompts': cut,
         'rollout/dropped_choices': dropped,
         'time/rollout_s': rollout_s(),
         'time/update_s': update_s(),
+        'time/compilations': self._compilations.count,
         'time/tokens_per_second': tokens / (rollout_s() + update_s()),
       },
       played,
@@ -191,7 +203,7 @@ class _Loop:
       'seconds': self._seconds,
       'config': self._run.config.to_dict(),
     }
-    self._store.save(done, state, meta)
+    self._store.save(done, _without_frozen(state), meta)
 
   def _write_samples(
     self, step: int, played: Sequence[types.Trajectory]
@@ -204,6 +216,19 @@ class _Loop:
     path = self._folder / 'samples' / f'step_{step:06d}.txt'
     path.parent.mkdir(exist_ok=True)
     metrics.write_atomic(path, text)
+
+
+def restored(
+  store: checkpoint.Checkpoints, like: types.TrainState
+) -> types.TrainState:
+  """Reads the newest state; what is frozen is taken from `like`."""
+  state = store.restore(_without_frozen(like))
+  return dataclasses.replace(state, frozen=like.frozen)
+
+
+def _without_frozen(state: types.TrainState) -> types.TrainState:
+  """What a checkpoint holds: the warm start has the rest already."""
+  return dataclasses.replace(state, frozen={})
 
 
 def rollout_scalars(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import re
 from collections.abc import Callable
 from typing import Any, ClassVar, Protocol
 
@@ -16,9 +15,11 @@ from jax import Array
 
 from hgpo_jax import types
 from hgpo_jax.losses import aggregate, kl, policy
+from hgpo_jax.policy import lora, scoring
+from hgpo_jax.policy.sharding import constrain
 
-# params, tokens, valid, choices -> log-probs and entropy, each `[B, R]`.
-ScoreFn = Callable[[Any, Array, Array, Array], Any]
+# params, rows -> log-probs and entropy, each `[B, Q]`.
+ScoreFn = Callable[[Any, types.Packed], scoring.Scores]
 
 
 @flax.struct.dataclass
@@ -35,11 +36,11 @@ class Denominators:
 
 
 class LossFn(Protocol):
-  """Scores of a micro-batch -> its loss, and scalars to log.
+  """Scores of a micro-batch, `[N, R]` each -> its loss, and scalars to log.
 
   All of them are means that divide by the denominators of the whole mini-batch,
-  so that those of its micro-batches add up. `aggregation` names what
-  `Denominators.loss` counts.
+  so that those of its micro-batches add up, or maxima, named `..._max`.
+  `aggregation` names what `Denominators.loss` counts.
   """
 
   @property
@@ -101,10 +102,12 @@ class PolicyLoss:
       'loss': loss,
       'policy_loss': policy_loss,
       'kl_ref': token_mean(kl.k3(new, batch.ref_log_probs)),
-      'kl_old': token_mean(kl.k3(new, old)),
+      # The tokens are the sampler's, so this is KL(old || new).
+      'kl_old': token_mean(kl.k3(old, new)),
       'entropy': token_mean(scores.entropy),
       'clip_fraction': token_mean(surrogate.clipped),
       'ratio_error': token_mean(jnp.abs(jnp.expm1(new - old))),
+      'ratio_max': jnp.exp(jnp.max(jnp.where(mask, jnp.abs(new - old), 0))),
     }
 
 
@@ -122,75 +125,39 @@ class CloningLoss:
     return nll, {'loss': nll}
 
 
-def make_optimizer(
-  *,
-  learning_rate: float,
-  warmup_steps: int,
-  decay_steps: int,
-  weight_decay: float,
-  clip_norm: float,
-  b1: float,
-  b2: float,
-) -> optax.GradientTransformation:
-  """AdamW behind a global-norm clip; linear warm-up, then cosine or constant.
+def init_state(
+  params: Any, optimizer: optax.GradientTransformation, frozen: Any = None
+) -> types.TrainState:
+  """Starts with `params` to be trained, and `frozen` ones if there are any."""
+  # Whether an array may move is a part of what is compiled. A step's results
+  # may not, so a state that may would cost a second compilation.
+  stay = functools.partial(
+    jax.tree.map, lambda x: jax.device_put(x, x.sharding)
+  )
+  return types.TrainState(
+    params=stay(params),
+    opt_state=stay(optimizer.init(params)),
+    step=stay(jnp.zeros((), jnp.int32)),
+    frozen=frozen or {},
+  )
+
+
+def by_turn(values: Array, place: Array) -> Array:
+  """Lays values of reply places out by turns; every row for itself.
 
   Args:
-    learning_rate: the peak.
-    warmup_steps: updates from 0 to the peak.
-    decay_steps: updates until a cosine reaches a tenth; 0 stays at the peak.
-    weight_decay: on matrices; norms' scales and biases are left alone.
-    clip_norm: of the whole gradient.
-    b1, b2: Adam's decay rates.
+    values: `[B, Q]`, along packed rows.
+    place: `[N, R]`, see `types.Batch`; N is a multiple of B.
+
+  Returns: `[N, R]`, 0 on padding.
   """
-  after = (
-    optax.cosine_decay_schedule(learning_rate, decay_steps, alpha=0.1)
-    if decay_steps
-    else optax.constant_schedule(learning_rate)
-  )
-  schedule = optax.join_schedules(
-    [
-      optax.linear_schedule(
-        learning_rate / (warmup_steps + 1), learning_rate, warmup_steps
-      ),
-      after,
-    ],
-    [warmup_steps],
-  )
-  return optax.chain(
-    optax.clip_by_global_norm(clip_norm),
-    optax.adamw(
-      schedule, b1=b1, b2=b2, weight_decay=weight_decay, mask=decay_mask
-    ),
-  )
+  of_row = place.reshape(values.shape[0], -1)  # [B, K*R]
+  found = jnp.take_along_axis(values, jnp.maximum(of_row, 0), axis=1)
+  return jnp.where(of_row >= 0, found, 0).reshape(place.shape)
 
 
-def decay_mask(params: Any) -> Any:
-  """True where weight decay applies: everything but norms and biases."""
-  return jax.tree_util.tree_map_with_path(
-    lambda path, _: not re.search('bias|norm', jax.tree_util.keystr(path)),
-    params,
-  )
-
-
-def init_state(
-  params: Any, optimizer: optax.GradientTransformation
-) -> types.TrainState:
-  return types.TrainState(
-    params=params,
-    opt_state=optimizer.init(params),
-    step=jnp.zeros((), jnp.int32),
-  )
-
-
-def reply_mask(batch: types.Batch) -> Array:
-  """`[N, R]` bool, True on reply tokens of real rows."""
-  size = batch.old_log_probs.shape[-1]
-  return batch.valid[..., -size:] & batch.mask[..., None]
-
-
-Batches = tuple[types.Batch, ...]  # one per prompt length
 TrainStep = Callable[
-  [types.TrainState, Batches], tuple[types.TrainState, dict[str, Array]]
+  [types.TrainState, types.Batch], tuple[types.TrainState, dict[str, Array]]
 ]
 
 
@@ -198,110 +165,125 @@ def make_train_step(
   score: ScoreFn,
   loss_fn: LossFn,
   optimizer: optax.GradientTransformation,
-  micro_rows: int,
+  placed: Callable[[types.TrainState], types.TrainState] = lambda state: state,
 ) -> TrainStep:
-  """Builds the jitted update of one mini-batch; the old state is donated.
+  """Builds the jitted update of one mini-batch `[M, ...]`.
 
-  A mini-batch is a tuple of batches, one per prompt length. Each is cut into
-  micro-batches of `micro_rows` rows whose gradients are added; every mean
-  divides by the count of the whole mini-batch, so neither cut changes anything
-  but time and memory. Micro-batches that hold padding alone are not computed.
+  The gradients of its micro-batches are added; every mean divides by the count
+  of the whole mini-batch, so how turns were packed changes nothing but time and
+  memory. Micro-batches that hold padding alone are not computed. The old state
+  is donated, but for its frozen params, which may be in use elsewhere.
 
   Args:
     score: log-probs and entropy of the replies.
     loss_fn: what is made small; see `LossFn`.
     optimizer: optax's chain.
-    micro_rows: rows per micro-batch; divides the rows of each batch.
+    placed: lays the new state out as the old one was, so that the next step
+      needs no other program.
   """
-  count = aggregate.AGGREGATES[loss_fn.aggregation].count
 
   def loss_of(
-    params: Any, micro: types.Batch, over: Denominators
+    params: Any, frozen: Any, micro: types.Batch, over: Denominators
   ) -> tuple[Array, dict[str, Array]]:
-    scores = score(params, micro.tokens, micro.valid, micro.choices)
-    return loss_fn(scores, micro, reply_mask(micro), over)
+    scores = score(lora.combine(params, frozen), micro.rows)
+    scores = jax.tree.map(lambda x: by_turn(x, micro.place), scores)
+    return loss_fn(scores, micro, micro.place >= 0, over)
 
   @functools.partial(jax.jit, donate_argnums=0)
-  def train_step(state, batches):
-    masks = [reply_mask(batch) for batch in batches]
-    over = Denominators(
-      loss=sum(count(mask) for mask in masks),
-      tokens=sum(aggregate.count_tokens(mask) for mask in masks),
-    )
+  def update(
+    state: types.TrainState, frozen: Any, batch: types.Batch
+  ) -> tuple[types.TrainState, dict[str, Array]]:
+    over = _denominators(loss_fn.aggregation, batch.place)
 
     def gradient(micro: types.Batch) -> Any:
-      return jax.grad(loss_of, has_aux=True)(state.params, micro, over)
+      grad = jax.grad(loss_of, has_aux=True)
+      return grad(state.params, frozen, micro, over)
 
-    first = jax.tree.map(lambda x: x[:micro_rows], batches[0])
-    total = jax.tree.map(
-      lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(gradient, first)
-    )
-    for batch in batches:
-      total = _sum_over_micro_batches(gradient, batch, micro_rows, total)
-    grads, scalars = total
+    grads, scalars = _over_micro_batches(gradient, batch)
     updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
-    new_state = types.TrainState(
+    new_state = dataclasses.replace(
+      state,
       params=optax.apply_updates(state.params, updates),
       opt_state=opt_state,
       step=state.step + 1,
     )
-    return new_state, {**scalars, 'grad_norm': optax.tree.norm(grads)}
+    return placed(new_state), {**scalars, 'grad_norm': optax.tree.norm(grads)}
+
+  def train_step(
+    state: types.TrainState, batch: types.Batch
+  ) -> tuple[types.TrainState, dict[str, Array]]:
+    frozen = state.frozen
+    moving = dataclasses.replace(state, frozen={})
+    moving, scalars = update(moving, frozen, batch)
+    return dataclasses.replace(moving, frozen=frozen), scalars
 
   return train_step
 
 
-def make_scorer(
-  score: ScoreFn, micro_rows: int
-) -> Callable[[Any, Batches], list[Array]]:
+def make_scorer(score: ScoreFn) -> Callable[[Any, types.Batch], Array]:
   """Builds the jitted scoring of a mini-batch, in micro-batches too.
 
-  Returns: (params, batches) -> log-probs `[rows, R]` of each batch.
+  Returns: (params, batch) -> log-probs `[M, N, R]`, 0 on padding.
   """
 
   @jax.jit
-  def score_batches(params, batches):
-    def log_probs(batch: types.Batch) -> Array:
-      def put(out: Array, start: Array) -> Array:
-        micro = _micro_batch(batch, start, micro_rows)
-        scores = score(params, micro.tokens, micro.valid, micro.choices)
-        return jax.lax.dynamic_update_slice_in_dim(
-          out, scores.log_probs, start, 0
-        )
+  def log_probs(params: Any, batch: types.Batch) -> Array:
+    def put(i: Array, out: Array) -> Array:
+      micro = _micro_batch(batch, i)
+      scores = score(params, micro.rows)
+      return out.at[i].set(by_turn(scores.log_probs, micro.place))
 
-      return jax.lax.fori_loop(
-        0,
-        _filled(batch, micro_rows),
-        lambda i, out: put(out, i * micro_rows),
-        jnp.zeros_like(batch.old_log_probs),
-      )
+    start = jnp.zeros(batch.place.shape, jnp.float32)
+    return jax.lax.fori_loop(0, _filled(batch), put, start)
 
-    return [log_probs(batch) for batch in batches]
-
-  return score_batches
+  return log_probs
 
 
-def _sum_over_micro_batches(
-  fn: Callable[[types.Batch], Any], batch: types.Batch, rows: int, total: Any
-) -> Any:
-  """Adds fn(micro-batch) of every micro-batch that holds a row to `total`."""
-
-  def add(i: Array, total: Any) -> Any:
-    return jax.tree.map(jnp.add, total, fn(_micro_batch(batch, i * rows, rows)))
-
-  return jax.lax.fori_loop(0, _filled(batch, rows), add, total)
-
-
-def _micro_batch(batch: types.Batch, start: Array, rows: int) -> types.Batch:
-  return jax.tree.map(
-    lambda x: jax.lax.dynamic_slice_in_dim(x, start, rows), batch
+def _denominators(aggregation: str, place: Array) -> Denominators:
+  """Counts of a whole mini-batch, from `place [M, N, R]`."""
+  mask = place.reshape(-1, place.shape[-1]) >= 0
+  return Denominators(
+    loss=aggregate.AGGREGATES[aggregation].count(mask),
+    tokens=aggregate.count_tokens(mask),
   )
 
 
-def _filled(batch: types.Batch, rows: int) -> Array:
-  """How many micro-batches hold a row; the rows come first."""
-  if batch.mask.shape[0] % rows:
-    raise ValueError(
-      f'a batch of {batch.mask.shape[0]} places in micro-batches of {rows}: '
-      'expected a multiple.'
-    )
-  return -(-jnp.sum(batch.mask, dtype=jnp.int32) // rows)
+def _over_micro_batches(
+  fn: Callable[[types.Batch], tuple[Any, dict[str, Array]]], batch: types.Batch
+) -> tuple[Any, dict[str, Array]]:
+  """Joins fn(micro-batch) of every micro-batch that holds a turn.
+
+  Gradients and scalars are added, in float32 at least; scalars whose name ends
+  in `_max` are maxima.
+  """
+
+  def join(i: Array, total: Any) -> Any:
+    grads, scalars = total
+    more_grads, more = fn(_micro_batch(batch, i))
+    return jax.tree.map(jnp.add, grads, more_grads), {
+      n: (jnp.maximum if n.endswith('_max') else jnp.add)(x, more[n])
+      for n, x in scalars.items()
+    }
+
+  def zeros(x: Any) -> Array:
+    return jnp.zeros(x.shape, jnp.promote_types(x.dtype, jnp.float32))
+
+  shapes = jax.eval_shape(lambda b: fn(_micro_batch(b, jnp.int32(0))), batch)
+  start = jax.tree.map(zeros, shapes)
+  return jax.lax.fori_loop(0, _filled(batch), join, start)
+
+
+def _micro_batch(batch: types.Batch, i: Array) -> types.Batch:
+  """The i-th of a mini-batch, its rows split over the devices of a mesh."""
+
+  def take(x: Array) -> Array:
+    x = jax.lax.dynamic_index_in_dim(x, i, keepdims=False)
+    return constrain(x, 'rows', *[None] * (x.ndim - 1))
+
+  return jax.tree.map(take, batch)
+
+
+def _filled(batch: types.Batch) -> Array:
+  """How many micro-batches hold a turn; they come first."""
+  held = jnp.any(batch.place >= 0, axis=(1, 2))
+  return jnp.sum(held, dtype=jnp.int32)

@@ -12,10 +12,11 @@ import numpy as np
 
 from hgpo_jax import types
 from hgpo_jax.rollout import collect
-from hgpo_jax.train import batching, checkpoint, update
+from hgpo_jax.train import batching, checkpoint, packing, update
+from hgpo_jax.train import optimizer as optimizer_lib
 
 # Raised when equal settings would no longer give an equal warm start.
-_VERSION = 1
+_VERSION = 2
 
 # One shown turn of an expert's episode: user message, replies that decoding
 # would be limited to, the reply to clone.
@@ -87,12 +88,13 @@ def clone(
   turns: Sequence[types.Turn],
   score: update.ScoreFn,
   *,
-  shapes: batching.Shapes,
+  shapes: packing.Shapes,
   epochs: int,
   minibatch: int,
   learning_rate: float,
   seed: int,
   report: Callable[[int, int, Any], None],
+  placed: Callable[[Any], Any] = lambda state: state,
 ) -> Any:
   """Trains params to give the experts' replies.
 
@@ -100,18 +102,19 @@ def clone(
     params: where to start; donated.
     turns: the examples.
     score: log-probs of replies.
-    shapes: what rows are padded to.
+    shapes: what turns are packed into.
     epochs: passes over the turns.
-    minibatch: rows per optimiser step.
+    minibatch: turns per optimiser step.
     learning_rate: the peak; warmed up over 5 % of the steps, then a cosine.
-    seed: of the order of rows.
+    seed: of the order of turns.
     report: told (step, steps, loss) after every step.
+    placed: lays a state out on the devices, under jit or not.
 
   Returns: the trained params.
   """
   per_epoch = -(-len(turns) // minibatch)
   steps = per_epoch * epochs
-  optimizer = update.make_optimizer(
+  optimizer = optimizer_lib.make_optimizer(
     learning_rate=learning_rate,
     warmup_steps=steps // 20,
     decay_steps=steps - steps // 20,
@@ -121,16 +124,16 @@ def clone(
     b2=0.98,
   )
   step_fn = update.make_train_step(
-    score, update.CloningLoss(), optimizer, shapes.micro
+    score, update.CloningLoss(), optimizer, placed
   )
-  state = update.init_state(params, optimizer)
-  columns = batching.Columns.zeros(len(turns), shapes.reply)
-  size = batching.round_up(minibatch, shapes.micro)
+  state = placed(update.init_state(params, optimizer))
+  flat = packing.flatten(turns, shapes)
+  micro = shapes.micro_batches(min(minibatch, len(turns)))
   done = 0
   for epoch in range(epochs):
     for index in batching.minibatches(len(turns), minibatch, (seed, epoch)):
-      _, batches = batching.pack(turns, columns, index, shapes, size)
-      state, scalars = step_fn(state, batches)
+      plan = packing.pack(flat, index, shapes, micro)
+      state, scalars = step_fn(state, plan.unlabelled())
       done += 1
       report(done, steps, scalars['loss'])
   return state.params

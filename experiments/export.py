@@ -1,0 +1,72 @@
+"""Writes a trained policy as a Hugging Face folder.
+
+`python -m experiments.export --checkpoint=runs/released --output=policy` gives
+what transformers, vLLM and SGLang load; adapters are merged into the weights.
+"""
+
+from __future__ import annotations
+
+import pathlib
+import sys
+from collections.abc import Sequence
+
+import ml_collections
+from absl import app, flags, logging
+
+from hgpo_jax.policy import lora, weights
+from hgpo_jax.policy import tokenizer as tokenizer_lib
+from hgpo_jax.train import checkpoint
+from hgpo_jax.train import policy as policy_lib
+from hgpo_jax.types import ConfigError
+
+_CHECKPOINT = flags.DEFINE_string(
+  'checkpoint', None, 'Folder of a training run.', required=True
+)
+_OUTPUT = flags.DEFINE_string(
+  'output', None, 'Folder to be written.', required=True
+)
+_STEP = flags.DEFINE_integer('step', None, 'Iteration; default: the newest.')
+_DTYPE = flags.DEFINE_enum(
+  'dtype', 'bfloat16', ['bfloat16', 'float16', 'float32'], 'As stored.'
+)
+
+
+def main(argv: Sequence[str]) -> None:
+  if len(argv) > 1:
+    raise app.UsageError(f'unknown arguments {argv[1:]}')
+  logging.set_verbosity(logging.WARNING)
+  folder, output = pathlib.Path(_CHECKPOINT.value), pathlib.Path(_OUTPUT.value)
+  try:
+    export(folder, output)
+  except (
+    checkpoint.CheckpointError,
+    ConfigError,
+    weights.WeightsError,
+    OSError,
+  ) as error:
+    sys.exit(f'{type(error).__name__}: {error}')
+  print(f'{output} written')
+
+
+def export(folder: pathlib.Path, output: pathlib.Path) -> None:
+  with checkpoint.opened(folder / 'checkpoints') as store:
+    step = _STEP.value if _STEP.value is not None else store.latest()
+    config = ml_collections.ConfigDict(store.meta(step)['config'])
+    tokenizer = tokenizer_lib.load(folder / 'warm_start' / 'tokenizer')
+    policy = policy_lib.Policy(config, tokenizer)
+    params = policy.saved_params(folder, store, step)
+  weights.save(
+    output,
+    policy.base,
+    lora.merge_lora(policy.model, params),
+    dtype=_DTYPE.value,
+    extra={
+      'eos_token_id': tokenizer_lib.end_id(tokenizer),
+      'pad_token_id': tokenizer_lib.pad_id(tokenizer),
+    },
+  )
+  tokenizer_lib.save(tokenizer, output)
+
+
+if __name__ == '__main__':
+  app.run(main)

@@ -1,0 +1,223 @@
+"""Where arrays live: one mesh, and one table from logical axes to its axes.
+
+The mesh has three axes. `data` splits rows and copies params; `fsdp` splits
+rows and params, which are gathered layer by layer; `tensor` splits heads,
+feed-forward columns and the vocabulary (Megatron-LM, Shoeybi et al. 2019,
+https://arxiv.org/abs/1909.08053).
+
+Model code names logical axes (`constrain(x, 'rows', None, 'width')`) and knows
+no mesh; `jax.set_mesh` around the jitted call says which one is meant, in the
+thread that calls. Without it, `constrain` does nothing.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol
+
+import jax
+import numpy as np
+from jax import Array
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from hgpo_jax import types
+
+AXES = ('data', 'fsdp', 'tensor')
+
+# Logical axis -> mesh axes. An axis whose size the mesh does not divide stays
+# whole.
+RULES: Mapping[str | None, tuple[str, ...]] = {
+  'rows': ('data', 'fsdp'),  # of a batch, and the slots of a cache
+  'data_rows': ('data',),  # while fsdp splits another axis
+  'heads': ('tensor',),
+  'kv_heads': ('tensor',),
+  'ff': ('tensor',),
+  'vocab': ('tensor',),
+  'embed': ('fsdp',),  # the width, as an axis of params
+  'width': (),  # the width of activations
+  'layers': (),
+  None: (),
+}
+
+# Last names of a param's path -> its logical axes, without that of the layers.
+PARAM_AXES: Mapping[tuple[str, ...], tuple[str | None, ...]] = {
+  ('embed',): ('vocab', 'embed'),
+  ('head',): ('vocab', 'embed'),
+  ('q_proj', 'kernel'): ('embed', 'heads'),
+  ('q_proj', 'bias'): ('heads',),
+  ('k_proj', 'kernel'): ('embed', 'kv_heads'),
+  ('k_proj', 'bias'): ('kv_heads',),
+  ('v_proj', 'kernel'): ('embed', 'kv_heads'),
+  ('v_proj', 'bias'): ('kv_heads',),
+  ('o_proj', 'kernel'): ('heads', 'embed'),
+  ('gate_proj', 'kernel'): ('embed', 'ff'),
+  ('up_proj', 'kernel'): ('embed', 'ff'),
+  ('down_proj', 'kernel'): ('ff', 'embed'),
+  ('scale',): (None,),
+}
+
+
+class Heads(Protocol):
+  """What the table cannot read from shapes; `qwen2.Config` has it."""
+
+  @property
+  def num_heads(self) -> int: ...
+
+  @property
+  def num_kv_heads(self) -> int: ...
+
+
+def make_mesh(
+  data: int = 1,
+  fsdp: int = 1,
+  tensor: int = 1,
+  devices: Sequence[Any] | None = None,
+) -> Mesh:
+  """Arranges devices as `data x fsdp x tensor`.
+
+  Args:
+    data, fsdp, tensor: sizes; one of them may be -1, what is left.
+    devices: all of them by default.
+
+  Raises: ValueError where the product is not the number of devices.
+  """
+  devices = jax.devices() if devices is None else devices
+  sizes = [data, fsdp, tensor]
+  known = math.prod(s for s in sizes if s != -1)
+  if sizes.count(-1) == 1 and known > 0 and len(devices) % known == 0:
+    sizes = [len(devices) // known if s == -1 else s for s in sizes]
+  if min(sizes) < 1 or math.prod(sizes) != len(devices):
+    raise ValueError(
+      f'mesh data={data}, fsdp={fsdp}, tensor={tensor} for {len(devices)} '
+      'devices: their product must be that number; one of them may be -1.'
+    )
+  auto = (jax.sharding.AxisType.Auto,) * len(AXES)
+  return Mesh(np.asarray(devices).reshape(sizes), AXES, axis_types=auto)
+
+
+def axis_size(name: str) -> int:
+  """Size of a mesh axis where this is traced; 1 without a mesh."""
+  return dict(jax.sharding.get_abstract_mesh().shape).get(name, 1)
+
+
+def constrain(x: Array, *axes: str | None) -> Array:
+  """Lays `x` out by its logical axes, where there is a mesh.
+
+  Args:
+    x: `[...]`, one axis name for each of its axes.
+    axes: keys of `RULES`.
+  """
+  mesh = jax.sharding.get_abstract_mesh()
+  if mesh.empty:
+    return x
+  spec = partition(dict(mesh.shape), x.shape, axes)
+  return jax.lax.with_sharding_constraint(x, spec)
+
+
+def partition(
+  mesh_shape: Mapping[str, int],
+  shape: Sequence[int],
+  axes: Sequence[str | None],
+) -> PartitionSpec:
+  """Logical axes -> mesh axes, dropping those that do not divide."""
+  if len(shape) != len(axes):
+    raise ValueError(f'{len(axes)} axes {axes} for an array of shape {shape}.')
+
+  def place(size: int, axis: str | None) -> tuple[str, ...] | None:
+    names = tuple(n for n in RULES[axis] if mesh_shape[n] > 1)
+    ways = math.prod(mesh_shape[n] for n in names)
+    return names if names and size % ways == 0 else None
+
+  return PartitionSpec(*map(place, shape, axes))
+
+
+# ---- params and what is laid out like them ----------------------------------
+
+
+def check(config: Heads, mesh_shape: Mapping[str, int]) -> None:
+  """Every device of the tensor axis must get whole query heads, equally many.
+
+  Raises: ConfigError that lists the sizes which would work.
+  """
+  heads, ways = config.num_heads, mesh_shape['tensor']
+  if heads % ways:
+    fit = [n for n in range(1, heads + 1) if heads % n == 0]
+    raise types.ConfigError(
+      f'mesh.tensor={ways} for a model of {heads} query heads: expected a size '
+      f'that divides them, one of {fit}. Give the other devices to mesh.fsdp.'
+    )
+
+
+def param_specs(mesh_shape: Mapping[str, int], tree: Any, config: Heads) -> Any:
+  """Which mesh axes split each leaf of params, or of a tree that holds them.
+
+  A leaf is known by the names that end its path, so copies of the params
+  inside an optimizer's state lie like the params themselves. Scalars, such as
+  an optimizer's count, are on every device.
+
+  Args:
+    mesh_shape: size of each of `AXES`.
+    tree: params, an optimizer's state, or a record of both; arrays or shapes.
+    config: the model's heads.
+
+  Returns: the same tree of `PartitionSpec`.
+  Raises:
+    ConfigError: `tensor` does not divide the query heads.
+    ValueError: a leaf is not in `PARAM_AXES`, or has other axes than it says.
+  """
+  check(config, mesh_shape)
+
+  def spec(path: tuple[Any, ...], leaf: Any) -> PartitionSpec:
+    if not leaf.shape:
+      return PartitionSpec()
+    names = [k.key for k in path if isinstance(k, jax.tree_util.DictKey)]
+    axes = _param_axes(names, config.num_kv_heads, mesh_shape['tensor'])
+    if len(axes) != len(leaf.shape):
+      raise ValueError(
+        f'{jax.tree_util.keystr(path)} has shape {leaf.shape}; expected one '
+        f'size for each of {axes}: correct sharding.PARAM_AXES.'
+      )
+    return partition(mesh_shape, leaf.shape, axes)
+
+  return jax.tree_util.tree_map_with_path(spec, tree)
+
+
+def param_shardings(mesh: Mesh, tree: Any, config: Heads) -> Any:
+  """`param_specs` on the devices of a mesh: for `jax.device_put` and `jit`."""
+  specs = param_specs(dict(mesh.shape), tree, config)
+  return jax.tree.map(lambda spec: NamedSharding(mesh, spec), specs)
+
+
+def rows_sharding(mesh: Mesh, ndim: int = 1) -> NamedSharding:
+  """Of a batch `[rows, ...]` of `ndim` axes; the mesh must divide its rows."""
+  return NamedSharding(mesh, PartitionSpec(RULES['rows'], *[None] * (ndim - 1)))
+
+
+def replicated(mesh: Mesh) -> NamedSharding:
+  """Of what every device holds whole."""
+  return NamedSharding(mesh, PartitionSpec())
+
+
+def _param_axes(
+  names: Sequence[str], kv_heads: int, tensor: int
+) -> tuple[str | None, ...]:
+  """Logical axes of the param whose path ends in `names`."""
+  stacked = ('layers',) if 'layers' in names else ()
+  last = names[-1] if names else ''
+  kernel = PARAM_AXES.get((*names[-2:-1], 'kernel'))
+  if kernel and last == 'lora_a':  # [in, r]
+    axes: tuple[str | None, ...] = (kernel[0], None)
+  elif kernel and last == 'lora_b':  # [r, out]
+    axes = (None, kernel[1])
+  else:
+    found = PARAM_AXES.get(tuple(names[-2:]), PARAM_AXES.get((last,)))
+    if found is None:
+      raise ValueError(
+        f'no rule says how to lay out the param {"/".join(names)!r}: add it to '
+        'sharding.PARAM_AXES.'
+      )
+    axes = found
+  if kv_heads % tensor:  # half a head on a device is of no use to it
+    axes = tuple(None if a == 'kv_heads' else a for a in axes)
+  return (*stacked, *axes)

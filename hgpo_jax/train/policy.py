@@ -1,0 +1,402 @@
+"""An experiment's policy: its model, where its params lie, how it scores."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import functools
+import hashlib
+import pathlib
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import ml_collections
+import numpy as np
+import optax
+
+from hgpo_jax import types
+from hgpo_jax.policy import (
+  attention,
+  fitting,
+  generate,
+  lora,
+  memory,
+  qwen2,
+  scoring,
+  sharding,
+  weights,
+)
+from hgpo_jax.policy import tokenizer as tokenizer_lib
+from hgpo_jax.train import checkpoint, packing, update
+from hgpo_jax.train.learner import one_of
+
+# What keys are for; every purpose has a number of its own.
+INIT, ADAPTERS = 0, 4
+
+
+def key_of(seed: int, purpose: int, step: int = 0) -> jax.Array:
+  """Returns the key of one purpose at one step; no two share one."""
+  key = jax.random.fold_in(jax.random.key(seed), purpose)
+  return jax.random.fold_in(key, step)
+
+
+class Policy:
+  """What a config and a tokenizer say of the policy.
+
+  Attributes:
+    config: the experiment.
+    tokenizer: Hugging Face's.
+    base: the model that is warm-started and is the KL's reference.
+    model: the policy: the same, or `base` with adapters.
+    mesh: the devices, None where there is one.
+  """
+
+  def __init__(self, config: ml_collections.ConfigDict, tokenizer: Any):
+    self.config, self.tokenizer = config, tokenizer
+    self.base = model_config(config.policy, len(tokenizer))
+    adapters = adapters_of(config.policy.lora)
+    self.model = dataclasses.replace(self.base, lora=adapters)
+    self.mesh = mesh_of(config)
+    sharding.check(self.base, self._mesh_shape)
+
+  # ---- sizes ----
+
+  @property
+  def shapes(self) -> packing.Shapes:
+    """What the learner packs turns into."""
+    return shapes_of(self.config)
+
+  @property
+  def plan(self) -> generate.Plan:
+    """The shapes of generation."""
+    c = self.config
+    limited = c.env.constrained
+    return generate.Plan(
+      slots=c.rollout.slots or c.rollout.rows,
+      max_reply=c.sampling.max_reply,
+      prompt_buckets=tuple(c.sampling.prompt_buckets),
+      prefill_buckets=tuple(c.sampling.prefill_buckets),
+      max_choices=max(c.sampling.choice_buckets) if limited else 0,
+      chunk=c.sampling.chunk,
+      prefill_rows=c.sampling.prefill_rows,
+      end_id=tokenizer_lib.end_id(self.tokenizer),
+      pad_id=tokenizer_lib.pad_id(self.tokenizer),
+    )
+
+  def memory(self) -> memory.Memory:
+    """Predicts what a device will hold.
+
+    Raises: ConfigError that says what would fit, where it does not.
+    """
+    c, plan = self.config, self.plan
+    work = memory.Workload(
+      self.model,
+      self._mesh_shape,
+      train_rows=c.optim.microbatch,
+      train_length=c.optim.row_tokens,
+      chunk=self._chunk,
+      cache_rows=plan.slots,
+      cache_slots=plan.columns,
+      prefill_rows=max(plan.prefill_buckets),
+      prefill_length=max(plan.prompt_buckets),
+      moments_dtype=c.optim.moments_dtype,
+      sampler_copy=self._casts,
+      keeps_cache=False,
+    )
+    given = int(c.mesh.device_gib * memory.GIB) or memory.device_memory()
+    return fitting.check(work, given) if given else memory.predict(work)
+
+  @property
+  def _mesh_shape(self) -> dict[str, int]:
+    if self.mesh is None:
+      return dict.fromkeys(sharding.AXES, 1)
+    return dict(self.mesh.shape)
+
+  @property
+  def _chunk(self) -> int:
+    return min(self.config.optim.logits_chunk, self.config.optim.row_replies)
+
+  # ---- params ----
+
+  def init_params(self) -> Any:
+    """Base params: of `policy.checkpoint`, else drawn at random.
+
+    See `policy.embed_std` and `policy.compose_embeddings` for the latter.
+    """
+    policy, like = self.config.policy, self._like()
+    if policy.checkpoint:
+      folder = weights.find(policy.checkpoint)
+      shardings = self._shardings(like)
+      return weights.load(folder, self.base, shardings=shardings)
+    draw = functools.partial(qwen2.init_params, self.base)
+    params = self._made(draw, key_of(self.config.seed, INIT))
+    params['embed'] *= policy.embed_std / qwen2.INIT_STD
+    if policy.compose_embeddings:
+      parts = tokenizer_lib.token_parts(self.tokenizer)
+      rows = composed(params['embed'], parts)
+      params['embed'] = jax.device_put(rows, params['embed'].sharding)
+    return params
+
+  def warm_params(self, folder: pathlib.Path) -> Any:
+    """Base params of the warm start in `folder`."""
+    if not (folder / 'params').exists():  # a checkpoint as it came
+      return self.init_params()
+    with checkpoint.opened(folder / 'params') as store:
+      return store.restore(self._like())
+
+  def saved_params(
+    self,
+    folder: pathlib.Path,
+    store: checkpoint.Checkpoints,
+    step: int | None,
+  ) -> Any:
+    """All params of the policy that a run saved.
+
+    Args:
+      folder: the run's; its warm start is what adapters are added to.
+      store: its checkpoints.
+      step: iterations done; the newest where None.
+    """
+    if self.model.lora is None:
+      return store.restore_params(self._like(), step)
+    adapters = store.restore_params(self._adapters(), step)
+    return lora.combine(adapters, self.warm_params(folder / 'warm_start'))
+
+  def init_state(
+    self, base: Any, optimizer: optax.GradientTransformation
+  ) -> types.TrainState:
+    """Starts the training of base params, which stay as they are.
+
+    Without adapters a copy of them is trained, as a step gives its input's
+    memory away.
+    """
+    if self.model.lora is None:
+      params, frozen = jax.tree.map(lambda x: x.copy(), base), None
+    else:
+      params, frozen = self._adapters(), base
+    state = self.placed(update.init_state(params, optimizer))
+    return dataclasses.replace(state, frozen=frozen or {})
+
+  def for_sampling(self, params: Any) -> Any:
+    """The params in the type that they are computed in, cast once.
+
+    A step that decodes a few tokens would otherwise read and cast all of them.
+    """
+    return _cast(params, self.model.dtype) if self._casts else params
+
+  def placed(self, tree: Any) -> Any:
+    """Lays params, or what holds copies of them, out on the mesh."""
+    shardings = self._shardings(tree)
+    return tree if shardings is None else jax.device_put(tree, shardings)
+
+  @property
+  def _casts(self) -> bool:
+    return self.model.dtype != self.model.param_dtype
+
+  def _like(self) -> Any:
+    """Shapes, types and places of the base params."""
+    draw = functools.partial(qwen2.init_params, self.base)
+    shapes = jax.eval_shape(draw, jax.random.key(0))
+    places = self._shardings(shapes)
+    if places is None:
+      return shapes
+    return jax.tree.map(
+      lambda x, place: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place),
+      shapes,
+      places,
+    )
+
+  def _adapters(self) -> Any:
+    """New adapters, which do nothing yet."""
+    draw = functools.partial(lora.init_adapters, self.model)
+    return self._made(draw, key_of(self.config.seed, ADAPTERS))
+
+  def _made(self, fn: Callable[..., Any], *args: Any) -> Any:
+    """Computes params, each where it belongs."""
+    places = self._shardings(jax.eval_shape(fn, *args))
+    return jax.jit(fn, out_shardings=places)(*args)
+
+  def _shardings(self, tree: Any) -> Any:
+    if self.mesh is None:
+      return None
+    return sharding.param_shardings(self.mesh, tree, self.base)
+
+  # ---- scoring ----
+
+  def score(
+    self, temperature: float, model: qwen2.Config | None = None
+  ) -> update.ScoreFn:
+    """Returns (params, rows) -> log-probs and entropy, of the policy's model.
+
+    Args:
+      temperature: that replies were sampled with.
+      model: another one, such as `base`.
+    """
+    return functools.partial(
+      scoring.score,
+      model or self.model,
+      temperature=temperature,
+      chunk=self._chunk,
+    )
+
+
+@functools.partial(jax.jit, static_argnums=1)
+def _cast(params: Any, dtype: str) -> Any:
+  return jax.tree.map(lambda x: x.astype(dtype), params)
+
+
+def composed(embed: jax.Array, parts: dict[int, list[int]]) -> jax.Array:
+  """Starts the embedding of a phrase as the sum of its words'.
+
+  `fridge 1` and `fridge` are then alike from the start, so that a policy can
+  learn to look for what a task names, whatever that is, instead of learning it
+  for each thing.
+
+  Args:
+    embed: `[V, D]`, independent rows of equal variance.
+    parts: token -> the tokens of its words.
+
+  Returns: `[V, D]` with rows of the same variance.
+  """
+  rows = np.array(embed)
+  for token, words in parts.items():
+    rows[token] = np.sum(np.asarray(embed)[words], axis=0) / len(words) ** 0.5
+  return jnp.asarray(rows)
+
+
+def policy_of(state: types.TrainState) -> Any:
+  """All params of the policy: the trained ones and the frozen ones."""
+  return lora.combine(state.params, state.frozen)
+
+
+def shapes_of(config: ml_collections.ConfigDict) -> packing.Shapes:
+  """Returns the sizes of packed rows that a config asks for."""
+  optim, sampling = config.optim, config.sampling
+  return packing.Shapes(
+    tokens=optim.row_tokens,
+    replies=optim.row_replies,
+    turns=optim.row_turns,
+    rows=optim.microbatch,
+    reply=sampling.max_reply,
+    choices=tuple(sampling.choice_buckets),
+  )
+
+
+def adapters_of(fields: Any) -> qwen2.Lora | None:
+  """Returns what `policy.lora` describes; rank 0 is none."""
+  if not fields.rank:
+    return None
+  return qwen2.Lora(fields.rank, fields.alpha, tuple(fields.targets))
+
+
+def mesh_of(config: ml_collections.ConfigDict) -> jax.sharding.Mesh | None:
+  """The mesh that a config asks for; None for a single device."""
+  c = config.mesh
+  if (c.data, c.fsdp, c.tensor) == (1, 1, 1):
+    return None
+  mesh = sharding.make_mesh(c.data, c.fsdp, c.tensor)
+  return None if mesh.size == 1 else mesh
+
+
+@contextlib.contextmanager
+def on_mesh(config: ml_collections.ConfigDict) -> Iterator[None]:
+  """Makes the config's mesh the one that the model's code is laid out on."""
+  mesh = mesh_of(config)
+  with jax.set_mesh(mesh) if mesh else contextlib.nullcontext():
+    yield
+
+
+def model_config(policy: Any, vocab_size: int) -> qwen2.Config:
+  """Returns the checkpoint's or the preset's size with the config's changes.
+
+  Args:
+    policy: the experiment's `policy` fields.
+    vocab_size: of the tokenizer; a released size keeps its padded vocabulary.
+  """
+  fields: dict[str, Any] = {
+    name: policy[name]
+    for name in ('dtype', 'param_dtype', 'cache_dtype', 'remat', 'attention')
+  }
+  if policy.checkpoint:
+    folder = weights.find(policy.checkpoint)
+    config = weights.config_from_hf(folder, **fields)
+    if vocab_size > config.vocab_size:
+      raise types.ConfigError(
+        f'the tokenizer has {vocab_size} tokens, but {folder} embeds '
+        f'{config.vocab_size}: give policy.tokenizer the one that belongs to '
+        'the checkpoint.'
+      )
+    return config
+  preset = qwen2.CONFIGS[policy.preset]
+  released = preset.vocab_size if policy.preset != 'tiny' else 0
+  return dataclasses.replace(
+    preset,
+    vocab_size=max(vocab_size, released),
+    width=policy.width or preset.width,
+    ff_width=policy.ff_width or preset.ff_width,
+    num_layers=policy.layers or preset.num_layers,
+    **fields,
+  )
+
+
+def tokenizer_folder(policy: Any) -> str:
+  """Where the tokenizer is read from; '' where it is built."""
+  if policy.tokenizer or not policy.checkpoint:
+    return policy.tokenizer
+  return str(weights.find(policy.checkpoint))
+
+
+def fingerprints(policy: Any) -> dict[str, Any]:
+  """What tells the tokenizer and the checkpoint apart from others, as JSON."""
+
+  def digest(path: pathlib.Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+  found: dict[str, Any] = {'tokenizer': '', 'checkpoint': {}}
+  folder = tokenizer_folder(policy)
+  if folder:
+    found['tokenizer'] = digest(pathlib.Path(folder) / 'tokenizer.json')
+  if policy.checkpoint:
+    # The weights themselves would take minutes; size and time will do.
+    found['checkpoint'] = {
+      p.name: [p.stat().st_size, p.stat().st_mtime_ns]
+      for p in sorted(weights.find(policy.checkpoint).glob('*.safetensors'))
+    }
+  return found
+
+
+def check(config: ml_collections.ConfigDict) -> None:
+  """Refuses fields of `policy`, `mesh` and packing that cannot work.
+
+  Raises: ConfigError with the field, what it holds and what it may hold.
+  """
+  c = config.policy
+  one_of('policy.preset', c.preset, qwen2.CONFIGS)
+  one_of('policy.chat', c.chat, tokenizer_lib.CHAT_TEMPLATES)
+  one_of('policy.remat', c.remat, qwen2.REMAT)
+  one_of('policy.attention', c.attention, ('auto', *attention.IMPLEMENTATIONS))
+  for field in ('dtype', 'param_dtype', 'cache_dtype'):
+    one_of(f'policy.{field}', c[field], ('float32', 'bfloat16', 'float16'))
+  changed = [n for n in ('layers', 'width', 'ff_width') if c[n]]
+  if c.checkpoint and changed:
+    raise types.ConfigError(
+      f'policy.{changed[0]} is {c[changed[0]]} with policy.checkpoint='
+      f'{c.checkpoint!r}: expected 0, as the checkpoint has its own size.'
+    )
+  for field, fn in (
+    ('policy.lora', lambda: adapters_of(c.lora)),
+    ('mesh', lambda: mesh_of(config)),
+  ):
+    try:
+      fn()
+    except ValueError as error:
+      raise types.ConfigError(f'{field}: {error}') from error
+  shapes_of(config)  # says itself what does not fit
+  chunk = min(config.optim.logits_chunk, config.optim.row_replies)
+  if config.optim.row_replies % chunk:
+    raise types.ConfigError(
+      f'optim.logits_chunk is {chunk}; expected a divisor of '
+      f'optim.row_replies={config.optim.row_replies}.'
+    )

@@ -78,12 +78,11 @@ def test_cached_equals_full_forward(params, tokens, slots):
   hidden, cache = prefill(CONFIG, params, tokens[:, :5], lengths)
   rows = np.arange(B)
   np.testing.assert_allclose(hidden, full[rows, lengths - 1], atol=2e-5)
-  cache = jax.tree.map(
-    lambda empty, filled: (
-      empty.at[:, :, :, :5].set(filled) if filled.ndim > 1 else filled
-    ),
-    qwen2.init_cache(CONFIG, B, slots),
-    cache,
+  room = qwen2.init_cache(CONFIG, B, slots)
+  cache = qwen2.KVCache(
+    k=room.k.at[..., :5].set(cache.k),
+    v=room.v.at[..., :5, :].set(cache.v),
+    length=cache.length,
   )
   for _ in range(L - max(lengths)):
     hidden, cache = decode(CONFIG, params, tokens[rows, lengths], cache)

@@ -111,7 +111,7 @@ def start(config, params, prompts, lengths):
   """Prompts -> their next tokens `[B]` and a cache with room for more."""
   hidden, read = qwen2.prefill(config, params, prompts, lengths)
   room = qwen2.init_cache(config, B, SLOTS)
-  k = room.k.at[..., :PROMPT, :].set(read.k)
+  k = room.k.at[..., :PROMPT].set(read.k)
   v = room.v.at[..., :PROMPT, :].set(read.v)
   return greedy(config, params, hidden), qwen2.KVCache(k, v, lengths)
 
@@ -204,8 +204,8 @@ def test_greedy_tokens_equal_single_device(case):
   data, fsdp, tensor = mesh_sizes
   heads = max(1, CONFIG.num_kv_heads // tensor)  # copied rather than split
   rows = B // (data * fsdp)
-  assert part(cache.k) == (CONFIG.num_layers, rows, heads, SLOTS, 4)
-  assert part(cache.v) == part(cache.k)
+  assert part(cache.k) == (CONFIG.num_layers, rows, heads, 4, SLOTS)
+  assert part(cache.v) == (CONFIG.num_layers, rows, heads, SLOTS, 4)
 
 
 def test_adamw_step_equals_single_device():
@@ -238,7 +238,8 @@ def test_empty_cache_is_split_at_once():
   with placed(CONFIG, (2, 2, 2)):
     make = jax.jit(qwen2.init_cache, static_argnums=(0, 1, 2))
     cache = make(CONFIG, B, SLOTS)
-  assert part(cache.k) == part(cache.v) == (3, 2, 1, SLOTS, 4)
+  assert part(cache.k) == (3, 2, 1, 4, SLOTS)
+  assert part(cache.v) == (3, 2, 1, SLOTS, 4)
   assert part(cache.length) == (2,)
 
 

@@ -59,10 +59,7 @@ Attention = Callable[[Array, Array, Array, Context], Array]
 
 
 def plain(q: Array, k: Array, v: Array, context: Context) -> Array:
-  """Attention written out: the reference, and the one that reads a cache.
-
-  The queries of all heads that share a key head form one tall matrix. Weights
-  are divided by their sum last, on the small output.
+  """Attention written out: the reference.
 
   Args:
     q: `[B, N, Q, H]`.
@@ -71,9 +68,18 @@ def plain(q: Array, k: Array, v: Array, context: Context) -> Array:
 
   Returns: `[B, N, Q, H]` in the type of `q`.
   """
+  return cached(q, jnp.swapaxes(k, -1, -2), v, context)
+
+
+def cached(q: Array, k: Array, v: Array, context: Context) -> Array:
+  """As `plain`, with keys `[B, KV, H, L]`: as a cache holds them.
+
+  The queries of all heads that share a key head form one tall matrix. Weights
+  are divided by their sum last, on the small output.
+  """
   batch, heads, queries, size = q.shape
   tall = (q * size**-0.5).reshape(batch, k.shape[1], -1, size)
-  scores = _scores(tall, k, context.visible(k.shape[2]))
+  scores = _scores(tall, k, context.visible(k.shape[-1]))
   top = jax.lax.stop_gradient(jnp.max(scores, axis=-1, keepdims=True))
   weights = jnp.exp(scores - top)
   out = jnp.matmul(
@@ -84,12 +90,8 @@ def plain(q: Array, k: Array, v: Array, context: Context) -> Array:
 
 
 def _scores(q: Array, k: Array, seen: Array) -> Array:
-  """`q [B, KV, G*Q, H]`, `k [B, KV, S, H]` -> float32 `[B, KV, G*Q, S]`."""
-  scores = jnp.matmul(
-    q.astype(k.dtype),
-    jnp.swapaxes(k, -1, -2),
-    preferred_element_type=jnp.float32,
-  )
+  """`q [B, KV, G*Q, H]`, `k [B, KV, H, S]` -> float32 `[B, KV, G*Q, S]`."""
+  scores = jnp.matmul(q.astype(k.dtype), k, preferred_element_type=jnp.float32)
   bias = jnp.where(seen, 0.0, MASKED)[:, None, None]  # [B, 1, 1, Q or 1, S]
   per_query = scores.reshape(*q.shape[:2], -1, *seen.shape[-2:])
   return (per_query + bias).reshape(scores.shape)

@@ -37,7 +37,7 @@ def main(argv: Sequence[str]) -> None:
   logging.set_verbosity(logging.WARNING)
   folder, output = pathlib.Path(_CHECKPOINT.value), pathlib.Path(_OUTPUT.value)
   try:
-    export(folder, output)
+    export(folder, output, step=_STEP.value, dtype=_DTYPE.value)
   except (
     checkpoint.CheckpointError,
     ConfigError,
@@ -48,9 +48,15 @@ def main(argv: Sequence[str]) -> None:
   print(f'{output} written')
 
 
-def export(folder: pathlib.Path, output: pathlib.Path) -> None:
+def export(
+  folder: pathlib.Path,
+  output: pathlib.Path,
+  *,
+  step: int | None = None,
+  dtype: str = 'bfloat16',
+) -> None:
+  """Writes the policy that the run in `folder` saved at `step` (the newest)."""
   with checkpoint.opened(folder / 'checkpoints') as store:
-    step = _STEP.value if _STEP.value is not None else store.latest()
     config = ml_collections.ConfigDict(store.meta(step)['config'])
     tokenizer = tokenizer_lib.load(folder / 'warm_start' / 'tokenizer')
     policy = policy_lib.Policy(config, tokenizer)
@@ -59,7 +65,7 @@ def export(folder: pathlib.Path, output: pathlib.Path) -> None:
     output,
     policy.base,
     lora.merge_lora(policy.model, params),
-    dtype=_DTYPE.value,
+    dtype=dtype,
     extra={
       'eos_token_id': tokenizer_lib.end_id(tokenizer),
       'pad_token_id': tokenizer_lib.pad_id(tokenizer),

@@ -1,5 +1,10 @@
 """XLA's compilations are counted once each, and only while somebody listens."""
 
+import json
+import subprocess
+import sys
+
+import alfworld_data
 import jax
 import jax.numpy as jnp
 
@@ -18,3 +23,41 @@ def test_each_new_shape_counts_once():
   counted = compilations.count
   fn(jnp.ones(11))
   assert compilations.count == counted
+
+
+ROLLOUT = """
+import json, pathlib, sys
+from hgpo_jax.train.compilations import Compilations
+with Compilations() as compilations:  # from the process's start
+  from experiments.configs import alfworld_tiny
+  from hgpo_jax.train import run as run_lib
+  from hgpo_jax.train import trainer
+  c = alfworld_tiny.get_config()
+  c.env.alfworld.max_turns = int(sys.argv[1])
+  c.rollout.update(groups=2, group_size=4, rows=8, slots=8)
+  c.warmstart.update(games=0, tokenizer_games=24)
+  with trainer.open_seat(c) as seat:
+    run, params = run_lib.warm_start(c, seat, pathlib.Path(sys.argv[2]))
+    played = run.rollout(params, 0)
+print(json.dumps({
+  'turns': max(len(t.turns) for t in played),
+  'programs': compilations.count,
+  'generation': len(run.player.counts.shapes),
+}))
+"""
+
+
+def test_long_rollouts_compile_no_more(tmp_path):
+  alfworld_data.need_package('alfworld')
+  runs = [
+    subprocess.Popen(
+      [sys.executable, '-c', ROLLOUT, str(turns), str(tmp_path / str(turns))],
+      stdout=subprocess.PIPE,
+      text=True,
+    )
+    for turns in (50, 200)
+  ]
+  short, long = (json.loads(r.communicate()[0].splitlines()[-1]) for r in runs)
+  assert (short['turns'], long['turns']) == (50, 200)
+  assert short['programs'] == long['programs']
+  assert short['generation'] == long['generation'] <= 12

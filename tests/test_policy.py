@@ -1,0 +1,119 @@
+"""The policy of a run: from a checkpoint and back, on one device and eight."""
+
+import json
+
+import jax
+import numpy as np
+import pytest
+
+from experiments import export
+from experiments.configs import toy
+from hgpo_jax import types
+from hgpo_jax.policy import qwen2, weights
+from hgpo_jax.policy import tokenizer as tokenizer_lib
+from hgpo_jax.train import checkpoint, trainer
+from hgpo_jax.train import policy as policy_lib
+
+
+def config(**changes):
+  c = toy.get_config().unlock()
+  c.update(iterations=2)
+  c.eval.games = -1
+  c.update_from_flattened_dict(
+    {name.replace('__', '.'): value for name, value in changes.items()}
+  )
+  return c
+
+
+@pytest.fixture(scope='module')
+def plain(tmp_path_factory):
+  """A short run on one device."""
+  folder = tmp_path_factory.mktemp('runs') / 'plain'
+  trainer.train(config(), folder)
+  return folder
+
+
+def saved_params(folder):
+  with checkpoint.opened(folder / 'checkpoints') as store:
+    tokenizer = tokenizer_lib.load(folder / 'warm_start' / 'tokenizer')
+    policy = policy_lib.Policy(config(), tokenizer)
+    return policy, policy.saved_params(folder, store, None)
+
+
+def test_a_run_goes_out_to_a_folder_and_on_from_there(plain, tmp_path):
+  export.export(plain, tmp_path / 'policy', dtype='float32')
+  policy, params = saved_params(plain)
+  like = weights.config_from_hf(tmp_path / 'policy', dtype='float32')
+  assert like.vocab_size == policy.base.vocab_size
+  read = weights.load(tmp_path / 'policy', like)
+  jax.tree.map(np.testing.assert_array_equal, read, params)
+  further = config(policy__layers=0, policy__width=0, policy__ff_width=0)
+  further.policy.checkpoint = str(tmp_path / 'policy')
+  trainer.train(further, tmp_path / 'runs' / 'further')
+  own = tmp_path / 'runs' / 'further' / 'warm_start'
+  assert not (own / 'params').exists()  # nothing was copied
+  with trainer.open_seat(further):
+    start = policy_lib.Policy(further, tokenizer_lib.load(own / 'tokenizer'))
+    again = start.warm_params(own)
+  jax.tree.map(np.testing.assert_array_equal, again, params)
+
+
+def test_a_checkpoint_has_its_own_size(plain, tmp_path):
+  export.export(plain, tmp_path / 'policy', dtype='float32')
+  c = config(policy__checkpoint=str(tmp_path / 'policy'))
+  with pytest.raises(types.ConfigError, match='policy.layers'):
+    policy_lib.check(c)
+
+
+def records(folder):
+  lines = (folder / 'metrics.jsonl').read_text().splitlines()
+  return [json.loads(line) for line in lines]
+
+
+def test_a_mesh_changes_no_number(plain, tmp_path):
+  shape = {'mesh__data': 2, 'mesh__fsdp': 2, 'mesh__tensor': 2}
+  trainer.train(config(**shape), tmp_path / 'runs' / 'mesh')
+  found = records(tmp_path / 'runs' / 'mesh')
+  for one, eight in zip(records(plain), found, strict=True):
+    assert one.keys() == eight.keys()
+    for name, value in one.items():
+      if not name.startswith('time/'):
+        np.testing.assert_allclose(eight[name], value, rtol=2e-3, atol=2e-4)
+  # The first step leaves everything where it found it.
+  compiled = [record['time/compilations'] for record in found]
+  assert compiled[0] == compiled[1]
+
+
+def test_what_does_not_fit_is_said_before_anything_is_made(tmp_path):
+  with pytest.raises(types.ConfigError, match='GiB') as error:
+    trainer.train(config(mesh__device_gib=1e-4), tmp_path / 'runs' / 'a')
+  assert 'expected at most' in str(error.value)
+
+
+def test_params_are_cast_once_for_sampling(plain):
+  policy, params = saved_params(plain)
+  assert policy.for_sampling(params) is params
+  half = policy_lib.Policy(config(policy__dtype='bfloat16'), policy.tokenizer)
+  cast = half.for_sampling(params)
+  assert {x.dtype for x in jax.tree.leaves(cast)} == {np.dtype('bfloat16')}
+  tokens = np.arange(6)[None]
+  same = [
+    qwen2.forward(half.base, p, tokens).astype(np.float32)
+    for p in (params, cast)
+  ]
+  np.testing.assert_array_equal(*same)
+
+
+@pytest.mark.parametrize(
+  'field, value, match',
+  [
+    ('mesh__tensor', 3, 'mesh'),
+    ('policy__remat', 'some', 'policy.remat'),
+    ('policy__attention', 'none', 'policy.attention'),
+    ('policy__dtype', 'int8', 'policy.dtype'),
+    ('optim__logits_chunk', 5, 'optim.logits_chunk'),
+  ],
+)
+def test_wrong_fields_are_named(field, value, match):
+  with pytest.raises(types.ConfigError, match=match):
+    policy_lib.check(config(**{field: value}))

@@ -7,7 +7,8 @@
 
 Every reply has `--reply` tokens. The share of the roofline is that of decoding:
 the bytes that a step must read (weights once, each row's keys and values) over
-its time, beside a large copy in the same run.
+its time, beside a large copy in the same run; weights that stay in a CPU's
+cache put it over 1. That of prompts is operations beside a matrix product's.
 
 With `--turns`, episodes of so many turns are played, with reply lengths from a
 log-normal (median 100, at most `--reply`), forced so that both schedules do the
@@ -135,6 +136,10 @@ def _measure(
   tokens = _BATCH.value * _REPLY.value
   peak = benching.peak_memory_bytes()  # before the ceilings are measured
   bandwidth = benching.copy_bandwidth()
+  rate = benching.matrix_rate(config.dtype)
+  lengths = [_PROMPT.value] * _BATCH.value
+  # Of the three thirds of a training step, reading prompts is the first.
+  read = benching.train_operations(config, lengths, _BATCH.value) / 3
   context = _PROMPT.value + _REPLY.value / 2
   moved = benching.decode_bytes(config, _BATCH.value, context)
   return {
@@ -144,6 +149,7 @@ def _measure(
     'seconds': seconds,
     'tokens_per_second': tokens / seconds,
     'prompt_tokens_per_second': prompts.size / reading,
+    'prompt_roofline_share': read / reading / rate,
     'decode_step_ms': 1e3 * step,
     'decode_bytes_per_second': moved / step,
     'copy_bandwidth': bandwidth,

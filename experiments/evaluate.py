@@ -17,6 +17,7 @@ from absl import app, flags, logging
 from envs.base import EnvError
 from hgpo_jax.policy import tokenizer as tokenizer_lib
 from hgpo_jax.policy.sampling import Sampling
+from hgpo_jax.policy.weights import WeightsError
 from hgpo_jax.train import checkpoint, evaluate, metrics, tasks, trainer
 from hgpo_jax.train import policy as policy_lib
 from hgpo_jax.train import run as run_lib
@@ -59,7 +60,13 @@ def main(argv: Sequence[str]) -> None:
   logging.set_verbosity(logging.WARNING)
   try:
     result = run()
-  except (checkpoint.CheckpointError, ConfigError, EnvError, OSError) as error:
+  except (
+    checkpoint.CheckpointError,
+    ConfigError,
+    EnvError,
+    WeightsError,
+    OSError,
+  ) as error:
     sys.exit(f'{type(error).__name__}: {error}')
   print(evaluate.table(result))
 
@@ -71,6 +78,7 @@ def run() -> dict[str, Any]:
     step = _STEP.value if _STEP.value is not None else store.latest()
     config = ml_collections.ConfigDict(store.meta(step)['config'])
     _change(config, folder)
+    policy_lib.fit_mesh(config)
     tokenizer = tokenizer_lib.load(folder / 'warm_start' / 'tokenizer')
     with trainer.open_seat(config) as seat, policy_lib.on_mesh(config):
       policy = policy_lib.Policy(config, tokenizer)

@@ -58,6 +58,7 @@ def export(
   """Writes the policy that the run in `folder` saved at `step` (the newest)."""
   with checkpoint.opened(folder / 'checkpoints') as store:
     config = ml_collections.ConfigDict(store.meta(step)['config'])
+    policy_lib.fit_mesh(config)
     tokenizer = tokenizer_lib.load(folder / 'warm_start' / 'tokenizer')
     policy = policy_lib.Policy(config, tokenizer)
     params = policy.saved_params(folder, store, step)

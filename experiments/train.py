@@ -12,6 +12,7 @@ from absl import app, flags, logging
 from ml_collections import config_flags
 
 from envs.base import EnvError
+from hgpo_jax.policy.weights import WeightsError
 from hgpo_jax.train import checkpoint, evaluate, trainer
 from hgpo_jax.types import ConfigError
 
@@ -44,6 +45,7 @@ def main(argv: Sequence[str]) -> None:
     checkpoint.CheckpointError,
     ConfigError,
     EnvError,
+    WeightsError,
     OSError,
   ) as error:
     sys.exit(f'{type(error).__name__}: {error}')

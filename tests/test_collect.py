@@ -280,6 +280,33 @@ def test_a_slow_environment_holds_up_nobody():
   assert [len(t.turns) for t in played] == [7, *[1, 2, 3] * 3]
 
 
+def test_equal_starts_are_asked_together():
+  """Also where each environment takes its own time to start."""
+  waves = []
+
+  class Noting(Script):
+    def finished(self):
+      waves.append([t.episode for t in self.tickets if not t.turn])
+      return super().finished()
+
+  def before(slot, task, move):
+    del task
+    if not move:
+      time.sleep(0.01 * slot)
+
+  tasks, schedule = [5, 5, 5, 1, 1], Schedule(workers=5)
+  collect(Walks(before), Plain(), Letters(), Noting(), tasks, schedule)
+  assert [0, 1, 2] in waves  # the other group was not waited for
+  assert all(not {0, 1, 2} & set(w) or {0, 1, 2} <= set(w) for w in waves)
+  assert all((3 in w) == (4 in w) for w in waves)
+
+
+def test_impossible_schedules_are_refused():
+  for wrong in ({'episodes': 0}, {'workers': -1}):
+    with pytest.raises(ValueError, match='expected at least'):
+      Schedule(**wrong)
+
+
 def test_a_long_reply_holds_up_nobody():
   moved = []  # the task of every move
   walks = Walks(lambda slot, task, move: move and moved.append(task))

@@ -11,7 +11,8 @@ import optax
 import pytest
 
 from hgpo_jax import types
-from hgpo_jax.policy import fitting, lora, memory, qwen2, sharding
+from hgpo_jax.policy import fitting, generate, lora, memory, qwen2, sharding
+from hgpo_jax.policy.sampling import Sampling
 
 CONFIG = qwen2.Config(
   vocab_size=64,
@@ -146,6 +147,34 @@ def test_chunks_of_logits_need_what_is_predicted(dtype, chunk):
   actual = compiled_work(jax.grad(loss), params, hidden)
   predicted = memory.predict(workload(config, train_rows=rows, chunk=chunk))
   assert 0.8 < predicted.logits / actual < 1.25
+
+
+def test_a_chunk_needs_the_part_of_the_cache_that_it_works_on():
+  """Where the rows are short, it is cut out of the cache."""
+  config = qwen2.float32(qwen2.Config(64, 64, 128, 10, 4, 2, 16))
+  plan = generate.Plan(
+    slots=8, max_reply=64, prompt_buckets=(512, 1024), prefill_buckets=(1,),
+    max_choices=0, chunk=4, prefill_rows=1, end_id=1, pad_id=0,
+  )  # fmt: skip
+  params = jax.eval_shape(lambda: qwen2.init_params(config, jax.random.key(0)))
+  advance = functools.partial(
+    generate.advance.__wrapped__, config=config, method=Sampling(),
+    span=plan.spans[0], chunk=4, end_id=1,
+  )  # fmt: skip
+  state = jax.eval_shape(lambda: generate.empty(config, plan))
+  program = jax.jit(advance, donate_argnums=0).lower(state, params, 1.0)
+  actual = program.compile(compiler_options=FEW_PASSES).memory_analysis()
+  assert generate.copied_columns(config, plan) == plan.spans[0]
+  predicted = memory.predict(
+    workload(
+      config,
+      cache_rows=plan.slots,
+      cache_slots=plan.columns,
+      cache_part=generate.copied_columns(config, plan),
+    )
+  )
+  ratio = actual.temp_size_in_bytes / predicted.sampling
+  assert 0.85 < ratio < 1.15
 
 
 def test_activations_are_split_as_rows_and_heads_are():

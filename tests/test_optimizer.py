@@ -117,3 +117,17 @@ def test_stochastic_rounding_is_right_on_average():
 def test_another_type_is_refused():
   with pytest.raises(ValueError, match="'float16'.*'bfloat16'"):
     make(moments_dtype='float16')
+
+
+@pytest.mark.parametrize('moments', ['float32', 'bfloat16'])
+@pytest.mark.parametrize('params', ['float32', 'bfloat16', 'float16'])
+def test_moments_keep_their_type_whatever_the_params_have(moments, params):
+  """A state that changed its types would be compiled, and not restored."""
+  optimizer = make(moments_dtype=moments, b1=0.9, b2=0.99)
+  weights = {'w': jnp.ones((3, 2), params)}
+  state = optimizer.init(weights)
+  grads = {'w': jnp.ones((3, 2), jnp.float32)}
+  _, moved = optimizer.update(grads, state, weights)
+  types = [str(x.dtype) for x in jax.tree.leaves(state) if x.ndim]
+  assert types == [moments] * 2
+  assert [str(x.dtype) for x in jax.tree.leaves(moved) if x.ndim] == types

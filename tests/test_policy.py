@@ -1,6 +1,10 @@
 """The policy of a run: from a checkpoint and back, on one device and eight."""
 
 import json
+import os
+import pathlib
+import subprocess
+import sys
 
 import jax
 import numpy as np
@@ -13,6 +17,8 @@ from hgpo_jax.policy import qwen2, weights
 from hgpo_jax.policy import tokenizer as tokenizer_lib
 from hgpo_jax.train import checkpoint, trainer
 from hgpo_jax.train import policy as policy_lib
+
+ROOT = pathlib.Path(__file__).resolve().parents[1]
 
 
 def config(**changes):
@@ -82,12 +88,37 @@ def test_a_mesh_changes_no_number(plain, tmp_path):
   # The first step leaves everything where it found it.
   compiled = [record['time/compilations'] for record in found]
   assert compiled[0] == compiled[1]
+  exported_on_one_device(tmp_path / 'runs' / 'mesh', tmp_path / 'policy')
+
+
+def exported_on_one_device(folder, output):
+  """In a process that has none of the devices that the run was saved from."""
+  done = subprocess.run(
+    [sys.executable, '-m', 'experiments.export',
+     f'--checkpoint={folder}', f'--output={output}', '--dtype=float32'],
+    cwd=ROOT, env={**os.environ, 'XLA_FLAGS': ''}, capture_output=True,
+    text=True,
+  )  # fmt: skip
+  assert done.returncode == 0, done.stderr
+  policy, params = saved_params(folder)
+  read = weights.load(output, policy.base)
+  jax.tree.map(np.testing.assert_array_equal, read, params)
 
 
 def test_what_does_not_fit_is_said_before_anything_is_made(tmp_path):
   with pytest.raises(types.ConfigError, match='GiB') as error:
     trainer.train(config(mesh__device_gib=1e-4), tmp_path / 'runs' / 'a')
   assert 'expected at most' in str(error.value)
+  assert not list((tmp_path / 'runs' / 'cache').glob('*'))
+  assert not (tmp_path / 'runs' / 'a' / 'warm_start').exists()
+
+
+def test_sizes_of_generation_that_cannot_work_are_named(plain):
+  tokenizer = saved_params(plain)[0].tokenizer
+  for field in ('sampling__chunk', 'sampling__prefill_rows'):
+    policy = policy_lib.Policy(config(**{field: 0}), tokenizer)
+    with pytest.raises(types.ConfigError, match='sampling.*at least 1'):
+      policy.memory()
 
 
 def test_params_are_cast_once_for_sampling(plain):
@@ -117,3 +148,10 @@ def test_params_are_cast_once_for_sampling(plain):
 def test_wrong_fields_are_named(field, value, match):
   with pytest.raises(types.ConfigError, match=match):
     policy_lib.check(config(**{field: value}))
+
+
+def test_rows_must_be_split_over_the_devices(plain):
+  policy, _ = saved_params(plain)
+  c = config(mesh__fsdp=8, optim__microbatch=12)
+  with pytest.raises(types.ConfigError, match='multiple of the 8 .* as 16'):
+    policy_lib.Policy(c, policy.tokenizer)

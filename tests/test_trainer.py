@@ -196,6 +196,8 @@ def test_a_mistyped_name_lists_what_there_is(tmp_path):
     ({'loss__kl': 'k4'}, "loss.kl is 'k4'"),
     ({'loss__aggregation': 'sum'}, 'loss.aggregation'),
     ({'rollout__groups': 0}, 'rollout.groups is 0'),
+    ({'rollout__rows': 0, 'rollout__slots': 4}, 'rollout.rows is 0'),
+    ({'rollout__workers': -1}, 'rollout.workers is -1'),
   ):
     with pytest.raises(ConfigError, match=match):
       trainer.train(config(**changes), tmp_path / 'run')

@@ -2,8 +2,9 @@
 
 `python -m experiments.train --config=experiments/configs/alfworld_qwen.py
 --config.policy.checkpoint=<folder>` trains a downloaded checkpoint on the
-released games under $ALFWORLD_DATA, for one GPU of 141 GB; more devices share
-the params along `mesh.fsdp`. What it needs is printed before it is allocated.
+released games under $ALFWORLD_DATA, for one GPU of 141 GB. N devices share the
+params with `--config.optim.microbatch=N`. What it needs is printed before it is
+allocated.
 """
 
 import ml_collections
@@ -16,8 +17,6 @@ def get_config() -> ml_collections.ConfigDict:
   c.unlock()
   c.policy.update(
     checkpoint='Qwen/Qwen2.5-1.5B-Instruct',
-    dtype='bfloat16',
-    cache_dtype='bfloat16',
     remat='full',
   )
   c.env.servers = 8

@@ -31,6 +31,7 @@ def get_config() -> ml_collections.ConfigDict:
   c.rollout.slots = 32  # the CPU decodes while other episodes are played
   c.policy.update(preset='tiny', vocab_size=1024, chat='short')
   c.policy.update(embed_std=0.1, compose_embeddings=True)
+  c.policy.update(dtype='float32', cache_dtype='float32')
   c.warmstart.update(games=1000, minibatch=64, learning_rate=3e-3)
   c.algo.hgpo.normalisation = 'mean'
   c.loss.update(old_log_probs='sampler', kl_coef=0.01, entropy_coef=0.0)

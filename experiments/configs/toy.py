@@ -18,6 +18,7 @@ def get_config() -> ml_collections.ConfigDict:
   )
   c.policy.update(preset='tiny', vocab_size=448, chat='short')
   c.policy.update(layers=1, width=32, ff_width=64)
+  c.policy.update(dtype='float32', cache_dtype='float32')
   c.rollout.update(groups=8, group_size=8, rows=64)
   c.warmstart.update(tokenizer_games=12)
   c.loss.update(old_log_probs='sampler', kl_coef=0.0, entropy_coef=0.0)

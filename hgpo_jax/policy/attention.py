@@ -18,6 +18,8 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
+from hgpo_jax.policy.sharding import partition
+
 MASKED = -1e30  # finite, so that a row without any valid key gives no NaN
 
 
@@ -127,15 +129,36 @@ def tpu_flash(q: Array, k: Array, v: Array, context: Context) -> Array:
   if context.at is not None:  # the kernel is causal by place
     return plain(q, k, v, context)
   groups = q.shape[1] // k.shape[1]
-  ids = context.segments
-  return flash.flash_attention(
-    q,
-    jnp.repeat(k, groups, axis=1),
-    jnp.repeat(v, groups, axis=1),
-    segment_ids=None if ids is None else flash.SegmentIds(q=ids, kv=ids),
-    causal=True,
-    sm_scale=q.shape[-1] ** -0.5,
-  )
+
+  def kernel(q: Array, k: Array, v: Array, ids: Array | None) -> Array:
+    return flash.flash_attention(
+      q,
+      k,
+      v,
+      segment_ids=None if ids is None else flash.SegmentIds(q=ids, kv=ids),
+      causal=True,
+      sm_scale=q.shape[-1] ** -0.5,
+    )
+
+  k, v = (jnp.repeat(x, groups, axis=1) for x in (k, v))
+  return _on_each_device(kernel, q, k, v, context.segments)
+
+
+def _on_each_device(
+  kernel: Callable, q: Array, k: Array, v: Array, ids: Array | None
+) -> Array:
+  """XLA cannot split a kernel over a mesh, so that this must say how."""
+  mesh = jax.sharding.get_abstract_mesh()
+  if mesh.empty:
+    return kernel(q, k, v, ids)
+  split = partition(dict(mesh.shape), q.shape, ('rows', 'heads', None, None))
+  rows = None if ids is None else jax.sharding.PartitionSpec(split[0], None)
+  return jax.shard_map(
+    kernel,
+    in_specs=(split, split, split, rows),
+    out_specs=split,
+    check_vma=False,
+  )(q, k, v, ids)
 
 
 IMPLEMENTATIONS: dict[str, Attention] = {

@@ -86,6 +86,13 @@ class Plan:
     return reads + methods * len(self.spans)
 
 
+def copied_columns(config: qwen2.Config, plan: Plan) -> int:
+  """Columns that `advance` copies out of the cache at most; see `unstack`."""
+  if config.num_layers <= qwen2.SHALLOW:
+    return plan.columns
+  return max((s for s in plan.spans if s < plan.columns), default=0)
+
+
 @flax.struct.dataclass
 class State:
   """What stands in the slots; given away by each call and got back.

@@ -40,6 +40,8 @@ class Workload:
     chunk: tokens of a row whose logits are held at once while training.
     cache_rows: replies that are sampled together.
     cache_slots: tokens of prompt and reply that each has room for.
+    cache_part: of them, those that a chunk of decoding copies out of the cache
+      to work on; 0 where it works on the cache itself.
     prefill_rows: prompts that are read in one call.
     prefill_length: tokens of each.
     moments_dtype: name of the type of both of Adam's moments.
@@ -57,6 +59,7 @@ class Workload:
   chunk: int
   cache_rows: int
   cache_slots: int
+  cache_part: int = 0
   prefill_rows: int = 0
   prefill_length: int = 0
   moments_dtype: str = 'float32'
@@ -340,13 +343,15 @@ def _sampling(workload: Workload) -> int:
   """The larger of a decoding step and the reading of prompts.
 
   A step holds its logits twice, as probabilities and their sums, and a copy of
-  the layer of the cache that it reads. Prompts need their own keys and values,
-  and a block's work space without its gradients.
+  the layer of the cache that it reads, beside the part that its chunk works on.
+  Prompts need their own keys and values, and a block's work space without its
+  gradients.
   """
   rows = _rows(workload, workload.cache_rows)
   cache = _cached(workload, workload.cache_rows, workload.cache_slots)
   layer = cache // workload.config.num_layers
-  step = layer + 2 * _chunk_logits(workload, rows)
+  part = _cached(workload, workload.cache_rows, workload.cache_part)
+  step = part + layer + 2 * _chunk_logits(workload, rows)
   prompts, length = 0, workload.prefill_length
   if workload.prefill_rows:
     rows = _rows(workload, workload.prefill_rows)

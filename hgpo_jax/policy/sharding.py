@@ -80,7 +80,7 @@ def make_mesh(
     data, fsdp, tensor: sizes; one of them may be -1, what is left.
     devices: all of them by default.
 
-  Raises: ValueError where the product is not the number of devices.
+  Raises: ConfigError where the product is not the number of devices.
   """
   devices = jax.devices() if devices is None else devices
   sizes = [data, fsdp, tensor]
@@ -88,7 +88,7 @@ def make_mesh(
   if sizes.count(-1) == 1 and known > 0 and len(devices) % known == 0:
     sizes = [len(devices) // known if s == -1 else s for s in sizes]
   if min(sizes) < 1 or math.prod(sizes) != len(devices):
-    raise ValueError(
+    raise types.ConfigError(
       f'mesh data={data}, fsdp={fsdp}, tensor={tensor} for {len(devices)} '
       'devices: their product must be that number; one of them may be -1.'
     )

@@ -72,7 +72,8 @@ class Schedule:
   """Who waits for whom; it changes when things happen, not what happens.
 
   Attributes:
-    episodes: how many are played at once, each in an environment of its own.
+    episodes: how many are played at once, at least 1, each in an environment of
+      its own.
     workers: threads that call the environments, each for one episode at a
       time; 0 calls them right here, for all episodes that are ready.
     lockstep: whether all episodes wait for each other in every turn: the slow,
@@ -82,6 +83,13 @@ class Schedule:
   episodes: int = 128
   workers: int = 0
   lockstep: bool = False
+
+  def __post_init__(self) -> None:
+    if self.episodes < 1 or self.workers < 0:
+      raise ValueError(
+        f'episodes={self.episodes}, workers={self.workers}: expected at least '
+        '1 and at least 0.'
+      )
 
 
 @dataclasses.dataclass
@@ -149,7 +157,8 @@ class _Rollout:
     self._slots: dict[int, int] = {}  # episode's number -> slot
     self._ready: list[_Episode] = []  # know what they see, not asked yet
     self._replies: list[Reply] = []  # said, not played yet
-    for slot in range(min(schedule.episodes, len(tasks))):
+    self._first = min(schedule.episodes, len(tasks))  # that start together
+    for slot in range(self._first):
       self._next_task(slot)
 
   def turn(self) -> None:
@@ -167,7 +176,7 @@ class _Rollout:
     """How many environments to wait for: none while there is other work."""
     if self._lockstep:
       return self._envs.in_flight
-    return 0 if self._policy.busy or self._ready else 1
+    return 0 if self._policy.busy else 1
 
   def _next_task(self, slot: int) -> None:
     """Starts the next episode, if there is one, in a free environment."""
@@ -201,8 +210,16 @@ class _Rollout:
     self._next_task(slot)
 
   def _ask(self) -> None:
-    """Gives the policy the prompts of all episodes that are ready."""
+    """Gives the policy the prompts of all episodes that are ready.
+
+    Of episodes that start together, a first prompt waits for the others of its
+    group: they are equal, and read once only if they come at the same time.
+    """
+    starting = {t for n, t in self._starting.values() if n < self._first}
     ready, self._ready = self._ready, []
+    if starting:
+      self._ready = [e for e in ready if not e.turns and e.task in starting]
+      ready = [e for e in ready if e.turns or e.task not in starting]
     agent, codec = self._agent, self._codec
     prompts = codec.prompts(
       [agent.message(e.goal, e.history, e.step) for e in ready]

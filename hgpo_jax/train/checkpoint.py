@@ -13,7 +13,15 @@ import numpy as np
 import orbax.checkpoint as ocp
 
 # Fields that a resumed run may change without becoming another run.
-FREE_FIELDS = ('iterations', 'run_dir', 'env.servers', 'checkpoint.')
+FREE_FIELDS = (
+  'iterations',
+  'run_dir',
+  'env.servers',
+  'rollout.workers',
+  'rollout.lockstep',
+  'mesh.',
+  'checkpoint.',
+)
 
 
 class CheckpointError(Exception):
@@ -123,9 +131,7 @@ class Checkpoints:
       restored = self._manager.restore(
         step,
         args=ocp.args.Composite(
-          state=ocp.args.StandardRestore(
-            jax.tree.map(ocp.utils.to_shape_dtype_struct, like)
-          )
+          state=ocp.args.StandardRestore(jax.tree.map(_placed, like))
         ),
       )
     except Exception as error:
@@ -213,6 +219,17 @@ def _flat(tree: Mapping[str, Any], prefix: str = '') -> dict[str, Any]:
     else:
       flat[prefix + name] = list(value) if isinstance(value, tuple) else value
   return flat
+
+
+def _placed(leaf: Any) -> jax.ShapeDtypeStruct:
+  """A leaf to be read, on the first device where it says nothing else.
+
+  Orbax would look for the devices that it was saved from.
+  """
+  found = ocp.utils.to_shape_dtype_struct(leaf)
+  place = getattr(found, 'sharding', None)
+  here = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+  return jax.ShapeDtypeStruct(found.shape, found.dtype, sharding=place or here)
 
 
 def _leaves(tree: Any) -> list[tuple[str, Any]]:

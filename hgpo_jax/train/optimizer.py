@@ -73,30 +73,34 @@ class Stored(NamedTuple):
 def stored_as(
   dtype: str, inner: optax.GradientTransformation
 ) -> optax.GradientTransformation:
-  """Keeps the float32 state of `inner` as `dtype` between updates.
+  """Keeps the state of `inner` as `dtype` between updates, of any params.
 
   Rounding is stochastic: bfloat16 has 8 bits, so that a second moment which
   moves by (1 - b2) = 0.1 % a step would never move if it went to the nearest.
 
   Args:
-    dtype: 'float32', which changes nothing, or 'bfloat16'.
+    dtype: 'float32' or 'bfloat16'.
     inner: computes in float32.
 
   Raises: ValueError for another type.
   """
-  if dtype == 'float32':
-    return inner
-  if dtype != 'bfloat16':
+  if dtype not in ('float32', 'bfloat16'):
     raise ValueError(
       f"moments_dtype={dtype!r}; expected 'float32' or 'bfloat16'."
     )
 
-  def init(params: Any) -> Stored:
-    state = jax.tree.map(
-      lambda x: x.astype(jnp.bfloat16) if x.dtype == jnp.float32 else x,
+  def start(params: Any) -> Any:
+    # optax starts moments in the params' type, whatever comes of them later.
+    return jax.tree.map(
+      lambda x: x.astype(dtype) if jnp.issubdtype(x.dtype, jnp.floating) else x,
       inner.init(params),
     )
-    return Stored(jnp.zeros((), jnp.int32), state)
+
+  if dtype == 'float32':
+    return optax.GradientTransformation(start, inner.update)
+
+  def init(params: Any) -> Stored:
+    return Stored(jnp.zeros((), jnp.int32), start(params))
 
   def update(
     grads: Any, state: Stored, params: Any = None

@@ -60,6 +60,7 @@ class Policy:
     self.model = dataclasses.replace(self.base, lora=adapters)
     self.mesh = mesh_of(config)
     sharding.check(self.base, self._mesh_shape)
+    self._check_rows()
 
   # ---- sizes ----
 
@@ -73,17 +74,20 @@ class Policy:
     """The shapes of generation."""
     c = self.config
     limited = c.env.constrained
-    return generate.Plan(
-      slots=c.rollout.slots or c.rollout.rows,
-      max_reply=c.sampling.max_reply,
-      prompt_buckets=tuple(c.sampling.prompt_buckets),
-      prefill_buckets=tuple(c.sampling.prefill_buckets),
-      max_choices=max(c.sampling.choice_buckets) if limited else 0,
-      chunk=c.sampling.chunk,
-      prefill_rows=c.sampling.prefill_rows,
-      end_id=tokenizer_lib.end_id(self.tokenizer),
-      pad_id=tokenizer_lib.pad_id(self.tokenizer),
-    )
+    try:
+      return generate.Plan(
+        slots=c.rollout.slots or c.rollout.rows,
+        max_reply=c.sampling.max_reply,
+        prompt_buckets=tuple(c.sampling.prompt_buckets),
+        prefill_buckets=tuple(c.sampling.prefill_buckets),
+        max_choices=max(c.sampling.choice_buckets) if limited else 0,
+        chunk=c.sampling.chunk,
+        prefill_rows=c.sampling.prefill_rows,
+        end_id=tokenizer_lib.end_id(self.tokenizer),
+        pad_id=tokenizer_lib.pad_id(self.tokenizer),
+      )
+    except ValueError as error:
+      raise types.ConfigError(f'sampling.{error}') from error
 
   def memory(self) -> memory.Memory:
     """Predicts what a device will hold.
@@ -99,6 +103,7 @@ class Policy:
       chunk=self._chunk,
       cache_rows=plan.slots,
       cache_slots=plan.columns,
+      cache_part=generate.copied_columns(self.model, plan),
       prefill_rows=max(plan.prefill_buckets),
       prefill_length=max(plan.prompt_buckets),
       moments_dtype=c.optim.moments_dtype,
@@ -107,6 +112,21 @@ class Policy:
     )
     given = int(c.mesh.device_gib * memory.GIB) or memory.device_memory()
     return fitting.check(work, given) if given else memory.predict(work)
+
+  def _check_rows(self) -> None:
+    """Refuses rows that could not be split, and would be computed N times."""
+    c, shape = self.config, self._mesh_shape
+    ways = shape['data'] * shape['fsdp']
+    slots = c.rollout.slots or c.rollout.rows
+    for field, rows in (
+      ('optim.microbatch', c.optim.microbatch),
+      ('rollout.slots (or rows)', slots),
+    ):
+      if rows % ways:
+        raise types.ConfigError(
+          f'{field} is {rows}; expected a multiple of the {ways} devices along '
+          f'mesh.data and mesh.fsdp, such as {-(-rows // ways) * ways}.'
+        )
 
   @property
   def _mesh_shape(self) -> dict[str, int]:
@@ -298,6 +318,17 @@ def mesh_of(config: ml_collections.ConfigDict) -> jax.sharding.Mesh | None:
     return None
   mesh = sharding.make_mesh(c.data, c.fsdp, c.tensor)
   return None if mesh.size == 1 else mesh
+
+
+def fit_mesh(config: ml_collections.ConfigDict) -> None:
+  """Lets a saved run be read on other devices than those that trained it.
+
+  Where its mesh does not suit them, all that are here share the params.
+  """
+  try:
+    mesh_of(config)
+  except types.ConfigError:
+    config.mesh.update(data=1, fsdp=-1, tensor=1)
 
 
 @contextlib.contextmanager

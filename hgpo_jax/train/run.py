@@ -26,6 +26,15 @@ from hgpo_jax.train.policy import key_of
 
 # What keys are for, beside those of `policy`.
 ROLLOUT, EVALUATION, ORDER = range(1, 4)
+# The smallest value of a field that works.
+_LEAST = {
+  'rollout.groups': 1,
+  'rollout.group_size': 1,
+  'rollout.rows': 1,
+  'rollout.slots': 0,
+  'rollout.workers': 0,
+  'optim.minibatch': 1,
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -134,11 +143,11 @@ def check(config: ml_collections.ConfigDict) -> None:
   """
   learner.check(config)
   policy_lib.check(config)
-  for field in ('rollout.groups', 'rollout.group_size', 'optim.minibatch'):
+  for field, least in _LEAST.items():
     section, name = field.split('.')
-    if config[section][name] < 1:
+    if config[section][name] < least:
       raise types.ConfigError(
-        f'{field} is {config[section][name]}; expected at least 1.'
+        f'{field} is {config[section][name]}; expected at least {least}.'
       )
 
 
@@ -162,6 +171,7 @@ def warm_start(
   cache = warmstart.cache_folder(
     folder.parent / 'cache', _settings(config, seat)
   )
+  made_now = not own.exists() and not cache.exists()
   if not own.exists():
     if cache.exists():
       print(f'warm start: from {cache}')
@@ -177,7 +187,8 @@ def warm_start(
       'template. Give them their old values, or another run_dir.'
     )
   policy = policy_lib.Policy(config, tokenizer_lib.load(own / 'tokenizer'))
-  print(policy.memory())
+  if not made_now:
+    print(policy.memory())
   return Run(seat, policy), policy.warm_params(own)
 
 
@@ -185,25 +196,32 @@ def _make_warm_start(
   config: ml_collections.ConfigDict, seat: Seat, folder: pathlib.Path
 ) -> None:
   """Writes `tokenizer/` and `params/` from the expert's episodes."""
-  found = list(_examples(config, seat))
-  given = policy_lib.tokenizer_folder(config.policy)
-  tokenizer = (
-    tokenizer_lib.load(given)
-    if given
-    else tokenizer_lib.build(
-      (text for example in found for text in warmstart.texts(example)),
-      vocab_size=config.policy.vocab_size,
-      chat_template=tokenizer_lib.CHAT_TEMPLATES[config.policy.chat],
-    )
-  )
+  found = list(expert_examples(config, seat))
+  tokenizer = make_tokenizer(config, found)
   tokenizer_lib.save(tokenizer, folder / 'tokenizer')
+  policy = policy_lib.Policy(config, tokenizer)
+  print(policy.memory())  # refuses what will not fit, before it is made
   if config.policy.checkpoint and not config.warmstart.games:
     return
-  run = Run(seat, policy_lib.Policy(config, tokenizer))
+  run = Run(seat, policy)
   params = run.policy.init_params()
   if config.warmstart.games:
     params = _clone(run, params, found[: config.warmstart.games])
   warmstart.save(folder / 'params', params)
+
+
+def make_tokenizer(
+  config: ml_collections.ConfigDict, found: Iterable[list[warmstart.Example]]
+) -> Any:
+  """Loads the tokenizer that the config names, or builds one from examples."""
+  given = policy_lib.tokenizer_folder(config.policy)
+  if given:
+    return tokenizer_lib.load(given)
+  return tokenizer_lib.build(
+    (text for example in found for text in warmstart.texts(example)),
+    vocab_size=config.policy.vocab_size,
+    chat_template=tokenizer_lib.CHAT_TEMPLATES[config.policy.chat],
+  )
 
 
 @contextlib.contextmanager
@@ -222,7 +240,7 @@ def _made_at_once(folder: pathlib.Path) -> Iterator[pathlib.Path]:
     shutil.rmtree(scratch, ignore_errors=True)
 
 
-def _examples(
+def expert_examples(
   config: ml_collections.ConfigDict, seat: Seat
 ) -> Iterable[list[warmstart.Example]]:
   """Yields the expert's episodes, in words."""

@@ -122,8 +122,11 @@ def _turn(reply: Reply) -> types.Turn:
   )
 
 
-def _shapes(turns_of_row: int) -> packing.Shapes:
-  return packing.Shapes(
+def _plan(
+  turns: list[types.Turn], turns_of_row: int
+) -> tuple[packing.Shapes, packing.Plan]:
+  """All turns in rows of at most so many."""
+  shapes = packing.Shapes(
     tokens=_TOKENS.value,
     replies=turns_of_row * _REPLY.value,
     turns=turns_of_row,
@@ -131,6 +134,8 @@ def _shapes(turns_of_row: int) -> packing.Shapes:
     reply=_REPLY.value,
     choices=(1,),
   )
+  flat, micro = packing.flatten(turns, shapes), shapes.micro_batches(len(turns))
+  return shapes, packing.pack(flat, np.arange(len(turns)), shapes, micro)
 
 
 def _loss_and_gradient(
@@ -140,13 +145,7 @@ def _loss_and_gradient(
   turns_of_row: int,
 ) -> tuple[float, Any]:
   """Of the mean negative log-prob, over all micro-batches."""
-  shapes = _shapes(turns_of_row)
-  plan = packing.pack(
-    packing.flatten(turns, shapes),
-    np.arange(len(turns)),
-    shapes,
-    shapes.micro_batches(len(turns)),
-  )
+  shapes, plan = _plan(turns, turns_of_row)
   count = sum(len(turn.reply) for turn in turns)
 
   @jax.jit
@@ -212,13 +211,7 @@ def _schedule(
 def _sampler(
   config: qwen2.Config, params: qwen2.Params, turns: list[types.Turn]
 ) -> dict[str, float]:
-  shapes = _shapes(4)
-  plan = packing.pack(
-    packing.flatten(turns, shapes),
-    np.arange(len(turns)),
-    shapes,
-    shapes.micro_batches(len(turns)),
-  )
+  shapes, plan = _plan(turns, 4)
   score = functools.partial(scoring.score, config, chunk=shapes.replies)
   scored = np.asarray(update.make_scorer(score)(params, plan.unlabelled()))
   kl, count, largest = 0.0, 0, 0.0

@@ -54,15 +54,7 @@ def get_config() -> ml_collections.ConfigDict:
   c.policy.lora = ml_collections.ConfigDict()  # adapters, trained alone
   c.policy.lora.rank = 0  # 0 trains the whole policy
   c.policy.lora.alpha = 32.0  # their scale is alpha / rank
-  c.policy.lora.targets = (
-    'q_proj',
-    'k_proj',
-    'v_proj',
-    'o_proj',
-    'gate_proj',
-    'up_proj',
-    'down_proj',
-  )
+  c.policy.lora.targets = ()  # names of linear layers; () takes all of them
 
   c.mesh = ml_collections.ConfigDict()  # devices along each axis
   c.mesh.data = 1  # rows; params are copied

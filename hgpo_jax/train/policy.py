@@ -308,7 +308,8 @@ def adapters_of(fields: Any) -> qwen2.Lora | None:
   """Returns what `policy.lora` describes; rank 0 is none."""
   if not fields.rank:
     return None
-  return qwen2.Lora(fields.rank, fields.alpha, tuple(fields.targets))
+  targets = tuple(fields.targets) or qwen2.LINEARS
+  return qwen2.Lora(fields.rank, fields.alpha, targets)
 
 
 def mesh_of(config: ml_collections.ConfigDict) -> jax.sharding.Mesh | None:

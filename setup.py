@@ -21,6 +21,7 @@ setup(
     'huggingface_hub>=0.26',
     'jax>=0.7',
     'jinja2>=3.1',
+    'matplotlib>=3.9',
     'ml_collections>=1.0',
     'numpy>=2.0',
     'optax>=0.2.4',

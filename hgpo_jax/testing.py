@@ -113,6 +113,7 @@ def random_trajectories(
         fields['turn'].append(turn)
         obs = rng.integers(observations) if leaves else path[turn]
         fields['obs'].append(int(obs))
+        fields['act'].append(int(leaves))
         fields['episode_return'].append(outcome - fine)
         discount = 0.95 ** (length - 1 - turn) if task else 1.0
         fields['returns'].append(outcome * discount - fine)
@@ -271,7 +272,7 @@ REFERENCES: dict[str, Callable[..., np.ndarray]] = {
 def as_jax(rows: Rows) -> Rows:
   """The same rows on the device."""
   return Rows(
-    **{name: jnp.asarray(field) for name, field in vars(rows).items()}
+    **{n: jnp.asarray(x) for n, x in vars(rows).items() if x is not None}
   )
 
 

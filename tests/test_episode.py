@@ -23,6 +23,7 @@ def one_task(scores, lengths=None):
     traj=jnp.asarray(traj, jnp.int32),
     turn=jnp.asarray(turn, jnp.int32),
     obs=jnp.asarray(turn, jnp.int32),
+    act=jnp.zeros(len(traj), jnp.int32),
     episode_return=score,
     returns=score,
     mask=jnp.ones(len(traj), bool),

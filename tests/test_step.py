@@ -50,6 +50,7 @@ def toy():
     traj=jnp.repeat(jnp.arange(4), 3),
     turn=jnp.asarray(turn),
     obs=jnp.asarray(intern(' '.join(OBSERVATIONS).split())),
+    act=jnp.zeros(12, jnp.int32),
     episode_return=jnp.repeat(jnp.asarray(REWARDS, jnp.float32), 3),
     returns=jnp.asarray(
       np.repeat(REWARDS, 3) * GAMMA ** (2 - turn), jnp.float32
@@ -124,6 +125,7 @@ def test_skip_zero_lets_the_other_levels_speak_for_a_row_on_its_mean():
     traj=jnp.repeat(jnp.arange(3), 2),
     turn=turn,
     obs=jnp.array([0, 2, 0, 2, 1, 2]),
+    act=jnp.zeros(6, jnp.int32),
     episode_return=jnp.zeros(6),
     returns=jnp.array([0.0, 1.0, 0.0, 0.0, 0.0, 2.0]),
     mask=jnp.ones(6, bool),

@@ -22,19 +22,29 @@ class Rows:
     traj: `[N]` int32 in [0, N), the episode; unique across tasks.
     turn: `[N]` int32, 0-based turn in the episode; no (traj, turn) twice.
     obs: `[N]` int32 in [0, N), what the agent saw before it acted.
+    act: `[N]` int32 in [0, N), what it did.
     episode_return: `[N]` float32, the episode's total reward, copied to each
       of its rows (and lowered on a row whose reply was invalid).
     returns: `[N]` float32, discounted return from this turn on.
     mask: `[N]` bool, False on padding, where the other fields do not count.
+    agent: `[N]` int32 in [0, N), who acted, where several agents play; or None.
+    scores: `[N, C]` float32, C rewards of the episode that are to be judged one
+      by one, copied to each of its rows; or None.
+    outcome: `[N]` int32 in [0, N), what the episode came to (its answer or
+      final state), copied to each of its rows; or None.
   """
 
   task: jax.Array
   traj: jax.Array
   turn: jax.Array
   obs: jax.Array
+  act: jax.Array
   episode_return: jax.Array
   returns: jax.Array
   mask: jax.Array
+  agent: jax.Array | None = None
+  scores: jax.Array | None = None
+  outcome: jax.Array | None = None
 
 
 def intern(values: Iterable[Hashable]) -> np.ndarray:
@@ -60,7 +70,9 @@ def pad(rows: Rows, size: int) -> Rows:
       f'Got {rows.mask.shape[0]} rows for a batch of {size}: pad to at least '
       'tasks x episodes x turns.'
     )
-  return jax.tree.map(lambda field: jnp.pad(field, (0, extra)), rows)
+  return jax.tree.map(
+    lambda x: jnp.pad(x, [(0, extra)] + [(0, 0)] * (x.ndim - 1)), rows
+  )
 
 
 def check(rows: Rows) -> None:
@@ -70,13 +82,17 @@ def check(rows: Rows) -> None:
     ValueError: a shape differs, an id is out of range, a (traj, turn) stands
       twice, an episode has two tasks, or a number is not finite.
   """
-  fields = {name: np.asarray(field) for name, field in vars(rows).items()}
-  shapes = {name: field.shape for name, field in fields.items()}
+  fields = {n: np.asarray(x) for n, x in vars(rows).items() if x is not None}
+  shapes = {
+    n: x.shape[:1] if n == 'scores' else x.shape for n, x in fields.items()
+  }
   if len(set(shapes.values())) > 1 or fields['mask'].ndim != 1:
     raise ValueError(f'Got shapes {shapes}, expected one [N] for all fields.')
   size = fields['mask'].size
   real = {name: field[fields['mask']] for name, field in fields.items()}
-  for name in ('task', 'traj', 'turn', 'obs'):
+  for name in {'task', 'traj', 'turn', 'obs', 'act', 'agent', 'outcome'} & {
+    *real
+  }:
     if ((real[name] < 0) | (real[name] >= size)).any():
       raise ValueError(
         f'Got {name} ids from {real[name].min()} to {real[name].max()}, '
@@ -89,6 +105,6 @@ def check(rows: Rows) -> None:
       'Got one (traj, turn) twice or one traj under two tasks, expected a '
       'traj id per episode: number episodes across the whole batch.'
     )
-  for name in ('episode_return', 'returns'):
+  for name in {'episode_return', 'returns', 'scores'} & {*real}:
     if not np.isfinite(real[name]).all():
       raise ValueError(f'Got {name} that is not finite; expected real rewards.')

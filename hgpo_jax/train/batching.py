@@ -72,6 +72,7 @@ def estimator_rows(
     traj=traj,
     turn=turn,
     obs=column(intern(u.observation for u in turns), np.int32),
+    act=column(intern(u.action for u in turns), np.int32),
     episode_return=episode_return,
     returns=returns,
     mask=mask,

@@ -18,7 +18,8 @@ def summarise(
     kind: task -> the row of the table that it belongs to.
 
   Returns: success (share of games won), games, turns (mean), invalid (share of
-    replies that were malformed), and per kind success and games.
+    replies that were malformed), per kind success and games, and `outcomes`:
+    '1' or '0' for each game in turn, so that runs can be compared in pairs.
   """
   turns = [turn for t in trajectories for turn in t.turns]
   rows: dict[str, list[bool]] = {}
@@ -33,6 +34,7 @@ def summarise(
       name: {'success': round(_mean(won), 4), 'games': len(won)}
       for name, won in sorted(rows.items())
     },
+    'outcomes': ''.join(str(int(t.won)) for t in trajectories),
   }
 
 

@@ -216,7 +216,7 @@ def check(config: Any) -> None:
   number: Any = jax.ShapeDtypeStruct((4,), np.int32)
   real: Any = jax.ShapeDtypeStruct((4,), np.float32)
   mask: Any = jax.ShapeDtypeStruct((4,), bool)
-  rows = Rows(number, number, number, number, real, real, mask)
+  rows = Rows(number, number, number, number, number, real, real, mask)
   try:
     jax.eval_shape(_estimator(config), rows)
   except (TypeError, ValueError) as error:

@@ -1,13 +1,9 @@
-"""What tests and benchmarks share: random data and slow, obvious references.
-
-The references are NumPy and dictionaries in float64, a loop per group, written
-from the formulas; the library's own code is not used in them.
-"""
+"""What tests and benchmarks share: random params, a tiny policy, and rows."""
 
 from __future__ import annotations
 
 import collections
-from collections.abc import Callable, Hashable
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -129,144 +125,33 @@ def random_trajectories(
   return Rows(**columns)
 
 
-def level_keys(rows: Rows, *, depth: int) -> list[list[Hashable | None]]:
-  """The key of each row's group on levels 0..depth; None where it has none."""
-  task, traj, turn, obs = (
-    np.asarray(x).tolist() for x in (rows.task, rows.traj, rows.turn, rows.obs)
+def episodes_of(
+  returns: Sequence[float],
+  *,
+  task: Sequence[int] | None = None,
+  lengths: Sequence[int] | None = None,
+) -> Rows:
+  """Rows of episodes of which just the return matters, for numbers by hand.
+
+  Args:
+    returns: of each episode, and of each of its turns.
+    task: of each episode; all 0 if None.
+    lengths: turns of each episode; 1 if None.
+  """
+  lengths = lengths or [1] * len(returns)
+  traj = np.repeat(np.arange(len(returns)), lengths)
+  turn = np.concatenate([np.arange(length) for length in lengths])
+  own = np.asarray(returns, np.float32)[traj]
+  return Rows(
+    task=jnp.asarray(np.asarray(task or [0] * len(returns))[traj], jnp.int32),
+    traj=jnp.asarray(traj, jnp.int32),
+    turn=jnp.asarray(turn, jnp.int32),
+    obs=jnp.asarray(turn, jnp.int32),
+    act=jnp.zeros(len(traj), jnp.int32),
+    episode_return=jnp.asarray(own),
+    returns=jnp.asarray(own),
+    mask=jnp.ones(len(traj), bool),
   )
-  real = np.flatnonzero(rows.mask).tolist()
-  seen = {(traj[n], turn[n]): obs[n] for n in real}
-  levels: list[list[Hashable | None]] = []
-  for k in range(depth + 1):
-    keys: list[Hashable | None] = [None] * len(task)
-    for n in real:
-      past = tuple(seen.get((traj[n], turn[n] - j)) for j in range(k + 1))
-      if None not in past:
-        keys[n] = (task[n], *past)
-    levels.append(keys)
-  return levels
-
-
-def relative_to_group(
-  values: np.ndarray,
-  keys: list[Hashable | None],
-  *,
-  normalisation: str,
-  ddof: int,
-  eps: float,
-) -> tuple[np.ndarray, np.ndarray]:
-  """Centred (and scaled) values `[N]`, and which rows' groups have spread."""
-  members = collections.defaultdict(list)
-  for n, key in enumerate(keys):
-    if key is not None:
-      members[key].append(n)
-  advantages = np.zeros(len(keys))
-  spread = np.zeros(len(keys), bool)
-  for group in members.values():
-    x = values[group].astype(np.float64)
-    if x.max() > x.min():
-      spread[group] = True
-      scale = x.std(ddof=ddof) + eps if normalisation == 'mean_std' else 1.0
-      advantages[group] = (x - x.mean()) / scale
-  return advantages, spread
-
-
-def reference_hgpo(
-  rows: Rows,
-  *,
-  depth: int = 2,
-  alpha: float = 1.0,
-  weighting: str = 'released',
-  normalisation: str = 'mean_std',
-  skip_zero: bool = False,
-  base_group: bool = False,
-  eps: float = 1e-6,
-) -> np.ndarray:
-  """HGPO's advantages `[N]` by dictionaries; see `step.hgpo`."""
-  offset = {'paper': 1, 'released': 2}[weighting]
-  total, norm = np.zeros(len(rows.mask)), np.zeros(len(rows.mask))
-  values = np.asarray(rows.returns)
-  parts = []
-  for k, keys in enumerate(level_keys(rows, depth=depth)):
-    part = relative_to_group(
-      values, keys, normalisation=normalisation, ddof=0, eps=eps
-    )
-    parts.append(((k + offset) ** alpha, *part))
-  if base_group:
-    part = relative_to_group(
-      np.asarray(rows.episode_return),
-      _task_keys(rows),
-      normalisation=normalisation,
-      ddof=1,
-      eps=eps,
-    )
-    parts.append((1.0, *part))
-  for weight, advantages, counts in parts:
-    if skip_zero:
-      counts = counts & (advantages != 0)
-    total += np.where(counts, weight * advantages, 0)
-    norm += np.where(counts, weight, 0)
-  return total / np.where(norm > 0, norm, 1)
-
-
-def reference_gigpo(
-  rows: Rows,
-  *,
-  weight: float = 1.0,
-  normalisation: str = 'mean_std',
-  count: str = 'rows',
-  eps: float = 1e-6,
-) -> np.ndarray:
-  """GiGPO's advantages `[N]` by dictionaries; see `step.gigpo`."""
-  of_step, _ = relative_to_group(
-    np.asarray(rows.returns),
-    level_keys(rows, depth=0)[0],
-    normalisation=normalisation,
-    ddof=1,
-    eps=eps,
-  )
-  of_episode = reference_grpo(
-    rows, normalisation=normalisation, count=count, eps=eps
-  )
-  return of_episode + weight * of_step
-
-
-def reference_grpo(
-  rows: Rows,
-  *,
-  normalisation: str = 'mean_std',
-  std: str = 'sample',
-  count: str = 'rows',
-  singleton: str = 'zero',
-  eps: float = 1e-6,
-) -> np.ndarray:
-  """GRPO's advantages `[N]` by a loop over tasks; see `episode.grpo`."""
-  ddof = {'sample': 1, 'population': 0}[std]
-
-  def judge(own: np.ndarray, x: np.ndarray) -> np.ndarray:
-    scale = x.std(ddof=ddof) + eps if normalisation == 'mean_std' else 1.0
-    return (own - x.mean()) / scale
-
-  return _by_task(rows, judge, count, singleton)
-
-
-def reference_rloo(
-  rows: Rows, *, count: str = 'trajectories', singleton: str = 'zero'
-) -> np.ndarray:
-  """RLOO's advantages `[N]` by a loop over tasks; see `episode.rloo`."""
-
-  def judge(own: np.ndarray, x: np.ndarray) -> np.ndarray:
-    return (own - x.mean()) * len(x) / (len(x) - 1)
-
-  return _by_task(rows, judge, count, singleton)
-
-
-REFERENCES: dict[str, Callable[..., np.ndarray]] = {
-  'grpo': reference_grpo,
-  'rloo': reference_rloo,
-  'gigpo': reference_gigpo,
-  'hgpo': reference_hgpo,
-}
 
 
 def as_jax(rows: Rows) -> Rows:
@@ -274,36 +159,3 @@ def as_jax(rows: Rows) -> Rows:
   return Rows(
     **{n: jnp.asarray(x) for n, x in vars(rows).items() if x is not None}
   )
-
-
-def _task_keys(rows: Rows) -> list[Hashable | None]:
-  return [
-    int(task) if real else None
-    for task, real in zip(rows.task, rows.mask, strict=True)
-  ]
-
-
-def _by_task(
-  rows: Rows,
-  judge: Callable[[np.ndarray, np.ndarray], np.ndarray],
-  count: str,
-  singleton: str,
-) -> np.ndarray:
-  """Applies `judge(own [M], counted)` to the rows of each task in turn."""
-  scores = np.asarray(rows.episode_return, np.float64)
-  advantages = np.zeros(len(scores))
-  for task in {key for key in _task_keys(rows) if key is not None}:
-    members = np.flatnonzero((rows.task == task) & rows.mask)
-    counted = scores[members]
-    if count == 'trajectories':
-      first: dict[int, tuple[int, float]] = {}
-      for n in members:
-        turn, traj = int(rows.turn[n]), int(rows.traj[n])
-        if traj not in first or turn < first[traj][0]:
-          first[traj] = (turn, scores[n])
-      counted = np.array([score for _, score in first.values()])
-    if counted.max() > counted.min():
-      advantages[members] = judge(scores[members], counted)
-    elif len(counted) == 1 and singleton == 'raw':
-      advantages[members] = scores[members]
-  return advantages

@@ -9,6 +9,8 @@ from hgpo_jax.advantages import segments
 lexical_order = jax.jit(segments.lexical_order)
 prefix_ids = jax.jit(segments.prefix_ids)
 group_moments = jax.jit(segments.group_moments)
+batch_moments = jax.jit(segments.batch_moments)
+lower_median = jax.jit(segments.lower_median)
 
 
 @pytest.mark.parametrize('columns, size', [(1, 1), (1, 50), (2, 7), (4, 200)])
@@ -69,6 +71,29 @@ def test_group_moments_match_numpy(size, groups):
       assert actual.mean[n] == actual.centred[n] == actual.squares[n] == 0
 
 
+@pytest.mark.parametrize('real', [0, 1, 40])
+def test_batch_moments_are_those_of_one_group(real):
+  rng = np.random.default_rng(real)
+  values = np.append(rng.normal(size=real), np.full(64 - real, np.nan))
+  values = values.astype(np.float32)
+  mask = np.arange(64) < real
+  counted = rng.uniform(size=64) < 0.7
+  actual = batch_moments(values, mask, counted)
+  expected = group_moments(values, np.where(mask, 0, -1), counted)
+  for field, value in vars(expected).items():
+    np.testing.assert_allclose(getattr(actual, field), value, atol=1e-5)
+
+
+def test_moments_of_a_large_batch_keep_their_digits():
+  values = np.random.default_rng(0).uniform(size=2**18).astype(np.float32)
+  moments = batch_moments(values, np.ones(2**18, bool))
+  exact = values.astype(np.float64)
+  assert moments.mean[0] == pytest.approx(exact.mean(), rel=1e-6)
+  assert moments.variance('sample')[0] == pytest.approx(
+    exact.var(ddof=1), rel=1e-6
+  )
+
+
 def test_equal_values_have_no_spread_though_their_mean_rounds():
   values = np.full(
     7, 0.1, np.float32
@@ -88,6 +113,22 @@ def test_a_large_common_part_costs_no_digits():
   lifted = group_moments(small + 2.0**20, ids)
   np.testing.assert_array_equal(plain.centred, lifted.centred)
   np.testing.assert_array_equal(plain.squares, lifted.squares)
+
+
+@pytest.mark.parametrize('size, groups', [(1, 1), (8, 3), (64, 5)])
+def test_lower_median_is_one_of_the_values(size, groups):
+  rng = np.random.default_rng(size)
+  values = rng.integers(0, 4, size).astype(np.float32) / 3
+  ids = rng.integers(-1, groups, size).astype(np.int32)
+  counted = rng.uniform(size=size) < 0.7
+  values[(ids < 0) | ~counted] = np.nan  # nobody looks
+  actual = lower_median(values, ids, counted)
+  for n in range(size):
+    members = sorted(values[(ids == ids[n]) & counted])
+    if ids[n] < 0:
+      assert actual[n] == 0
+    elif members:
+      assert actual[n] == members[(len(members) - 1) // 2]
 
 
 def test_relative_refuses_other_names():

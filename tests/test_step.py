@@ -1,4 +1,6 @@
-"""HGPO and GiGPO on a toy small enough to do by hand."""
+"""The step-level estimators on a toy small enough to do by hand."""
+
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -25,9 +27,15 @@ HGPO = jax.jit(
     'normalisation',
     'skip_zero',
     'base_group',
+    'contexts',
   ),
 )
 GIGPO = jax.jit(step.gigpo, static_argnames='normalisation')
+SALT = jax.jit(functools.partial(step.salt, normalisation='mean'))
+TURN_INDEX = jax.jit(
+  functools.partial(step.turn_index, normalisation='mean'),
+  static_argnames='singleton',
+)
 
 
 def hgpo(rows, **options):
@@ -39,6 +47,7 @@ def hgpo(rows, **options):
     'normalisation': 'mean',
     'skip_zero': False,
     'base_group': False,
+    'contexts': 'states',
   }
   return HGPO(rows, **{**defaults, **options})
 
@@ -140,3 +149,68 @@ def test_skip_zero_lets_the_other_levels_speak_for_a_row_on_its_mean():
 def test_an_unknown_weighting_is_refused():
   with pytest.raises(ValueError, match='paper'):
     hgpo(toy(), weighting='uniform')
+
+
+def test_actions_split_the_contexts_of_states():
+  # Episode 1 walks from s to a by another action than episode 0.
+  rows = toy().replace(act=jnp.zeros(12, jnp.int32).at[3].set(1))
+  states = hgpo(rows, depth=2)
+  both = hgpo(rows, depth=2, contexts='states_actions')
+  np.testing.assert_array_equal(hgpo(toy(), contexts='states_actions'), states)
+  # Their third turns share a and b still, but not how they came to a.
+  np.testing.assert_allclose(both, hgpo(rows, depth=1), atol=1e-6)
+  assert abs(both[2] - states[2]) > 0.01
+
+
+def test_unknown_contexts_are_refused():
+  with pytest.raises(ValueError, match='states_actions'):
+    hgpo(toy(), contexts='actions')
+
+
+def test_turn_index_hand_numbers():
+  actual = TURN_INDEX(toy(), singleton='zero')
+  of_turn = (REWARDS - 0.3)[:, None] * GAMMA ** np.array([2, 1, 0])
+  expected = ((REWARDS - 0.3)[:, None] + of_turn) / 2
+  np.testing.assert_allclose(actual.reshape(4, 3), expected, atol=1e-6)
+
+
+def test_a_turn_that_one_episode_reaches_alone():
+  rows = toy()
+  alone = rows.replace(mask=(rows.turn < 2) | (rows.traj == 0))
+  zero, raw = (TURN_INDEX(alone, singleton=name) for name in ('zero', 'raw'))
+  np.testing.assert_allclose(zero[2], 0.7 / 2, atol=1e-6)
+  np.testing.assert_allclose(raw[2], (0.7 + 1.0) / 2, atol=1e-6)
+  np.testing.assert_array_equal(np.delete(zero, 2), np.delete(raw, 2))
+
+
+def edges():
+  """Three episodes of two turns; the first two begin with the same step."""
+  return Rows(
+    task=jnp.zeros(6, jnp.int32),
+    traj=jnp.repeat(jnp.arange(3), 2),
+    turn=jnp.tile(jnp.arange(2), 3),
+    obs=jnp.array([0, 1, 0, 1, 0, 2]),
+    act=jnp.array([0, 1, 0, 2, 1, 0]),
+    episode_return=jnp.repeat(jnp.array([1.0, 0.0, 1.0]), 2),
+    returns=jnp.array([0.95, 1.0, 0.0, 0.0, 0.95, 1.0]),
+    mask=jnp.ones(6, bool),
+  )
+
+
+def test_salt_hand_numbers():
+  actual = SALT(edges())
+  expected = np.array([-1 / 6, 1 / 3, -1 / 6, -2 / 3, 1 / 3, 1 / 3])
+  np.testing.assert_allclose(actual, expected, atol=1e-6)
+
+
+def test_the_same_last_step_is_one_edge_only_where_it_ends_alike():
+  # All three now end by act 1 in state 1; episode 1 gets nothing for it.
+  rows = edges().replace(
+    obs=jnp.array([0, 1, 0, 1, 2, 1]), act=jnp.array([0, 1, 0, 1, 1, 1])
+  )
+  by_return = SALT(rows)
+  np.testing.assert_allclose(by_return[1::2], [1 / 3, -2 / 3, 1 / 3], atol=1e-6)
+  same = rows.replace(outcome=jnp.zeros(6, jnp.int32))
+  by_outcome = SALT(same)
+  np.testing.assert_allclose(by_outcome[1::2], [0, 0, 0], atol=1e-6)
+  np.testing.assert_array_equal(by_return[::2], by_outcome[::2])

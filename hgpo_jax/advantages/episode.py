@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Literal
 
 import jax
 import jax.numpy as jnp
 
 from hgpo_jax.advantages import grouping, segments
-from hgpo_jax.advantages.rows import Rows
+from hgpo_jax.advantages.rows import Rows, require
 
 Count = Literal['rows', 'trajectories']
 Singleton = Literal['zero', 'raw']
@@ -27,9 +28,7 @@ def grpo(
 
     A = (R - mean_g R) / (std_g R + eps)
 
-  GRPO, Shao et al. 2024, sec. 4.1 (https://arxiv.org/abs/2402.03300); with
-  normalisation='mean' the advantage of Dr. GRPO
-  (https://arxiv.org/abs/2503.20783).
+  GRPO, Shao et al. 2024, sec. 4.1 (https://arxiv.org/abs/2402.03300).
 
   Args:
     rows: the batch.
@@ -44,9 +43,74 @@ def grpo(
   Returns: `[N]` float32; exactly 0 on padding and in a group of several whose
     counted returns are all equal.
   """
-  moments = _task_moments(rows, count)
+  moments = task_moments(rows.episode_return, rows, count)
   advantages = segments.relative(moments, normalisation, std, eps)
   return _settle_singletons(advantages, rows, moments.count, singleton)
+
+
+def dr_grpo(
+  rows: Rows,
+  *,
+  count: Count = 'trajectories',
+  singleton: Singleton = 'zero',
+) -> jax.Array:
+  """Compares each episode's return with the mean of its task.
+
+    A = R - mean_g R
+
+  Dr. GRPO, Liu et al. 2025, sec. 3.2 (https://arxiv.org/abs/2503.20783). It
+  goes with the loss aggregation 'seq-mean-token-sum-norm'.
+
+  Args:
+    rows: the batch.
+    count, singleton: as in `grpo`.
+
+  Returns: `[N]` float32, with zeros as in `grpo`.
+  """
+  return grpo(rows, normalisation='mean', count=count, singleton=singleton)
+
+
+def dr_mas(
+  rows: Rows,
+  *,
+  normalisation: segments.Normalisation = 'mean_std',
+  std: segments.Std = 'sample',
+  count: Count = 'rows',
+  singleton: Singleton = 'zero',
+  eps: float = 1e-6,
+) -> jax.Array:
+  """Standardises each episode's return among the turns of one agent.
+
+    A = (R - mean_{g,agent} R) / (std_{g,agent} R + eps)
+
+  Dr. MAS (https://arxiv.org/abs/2602.08847): `grpo` over (task, agent), since
+  agents that act in different episodes, or differently often, see different
+  distributions of returns.
+
+  Args:
+    rows: the batch, with `agent`.
+    normalisation, std, singleton, eps: as in `grpo`.
+    count: 'rows' as released; 'trajectories' counts an episode once for every
+      agent that acted in it.
+
+  Returns: `[N]` float32, with zeros as in `grpo`.
+  Raises:
+    ValueError: the rows have no `agent`.
+  """
+  agent = require(rows, 'agent')
+  of_agent = dataclasses.replace(
+    rows,
+    task=joined(rows.mask, rows.task, agent),
+    traj=joined(rows.mask, rows.traj, agent),
+  )
+  return grpo(
+    of_agent,
+    normalisation=normalisation,
+    std=std,
+    count=count,
+    singleton=singleton,
+    eps=eps,
+  )
 
 
 def rloo(
@@ -70,21 +134,42 @@ def rloo(
 
   Returns: `[N]` float32, with zeros as in `grpo`.
   """
-  moments = _task_moments(rows, count)
+  moments = task_moments(rows.episode_return, rows, count)
   factor = moments.count / jnp.maximum(moments.count - 1, 1)
   advantages = jnp.where(moments.spread, factor * moments.centred, 0)
   return _settle_singletons(advantages, rows, moments.count, singleton)
 
 
-def _task_moments(rows: Rows, count: Count) -> segments.Moments:
+def task_ids(rows: Rows) -> jax.Array:
+  """The group `[N]` int32 of each row, -1 on padding."""
+  return jnp.where(rows.mask, rows.task, -1)
+
+
+def joined(mask: jax.Array, *fields: jax.Array) -> jax.Array:
+  """Ids `[N]` that rows with equal fields share, -1 on padding."""
+  columns = jnp.stack([jnp.where(mask, field, -1) for field in fields])
+  return segments.prefix_ids(columns)[-1]
+
+
+def counted_rows(rows: Rows, count: Count) -> jax.Array:
+  """Which rows `[N]` bool make the statistics; see `grpo`.
+
+  Raises:
+    ValueError: the count has another name.
+  """
   if count == 'rows':
-    counted = rows.mask
-  elif count == 'trajectories':
-    counted = grouping.first_of_trajectory(rows.traj, rows.turn, rows.mask)
-  else:
-    raise ValueError(f"Got count={count!r}, expected 'rows' or 'trajectories'.")
-  task = jnp.where(rows.mask, rows.task, -1)
-  return segments.group_moments(rows.episode_return, task, counted)
+    return rows.mask
+  if count == 'trajectories':
+    return grouping.first_of_trajectory(rows.traj, rows.turn, rows.mask)
+  raise ValueError(f"Got count={count!r}, expected 'rows' or 'trajectories'.")
+
+
+def task_moments(
+  values: jax.Array, rows: Rows, count: Count
+) -> segments.Moments:
+  """Moments of `values [N]` within each task."""
+  counted = counted_rows(rows, count)
+  return segments.group_moments(values, task_ids(rows), counted)
 
 
 def _settle_singletons(

@@ -1,4 +1,4 @@
-"""Rewards of turns -> discounted returns of turns."""
+"""Rewards of turns -> discounted returns; with values, GAE by turn or token."""
 
 from __future__ import annotations
 
@@ -7,6 +7,128 @@ import jax.numpy as jnp
 from jax import lax
 
 from hgpo_jax.advantages import segments
+
+
+def turn_gae(
+  rewards: jax.Array,
+  values: jax.Array,
+  traj: jax.Array,
+  turn: jax.Array,
+  mask: jax.Array,
+  *,
+  gamma: float,
+  lam: float,
+  last_values: jax.Array | None = None,
+) -> tuple[jax.Array, jax.Array]:
+  """Generalised advantage estimation over the turns of each episode.
+
+    delta_t = r_t + gamma V_{t+1} - V_t,   A_t = delta_t + gamma lam A_{t+1}
+
+  Schulman et al. 2016, eq. 16 (https://arxiv.org/abs/1506.02438), with a turn
+  as the step.
+
+  Args:
+    rewards: `[N]` float, of each turn.
+    values: `[N]` float, the critic's, before the turn.
+    traj, turn, mask: `[N]`, as in `Rows`; rows in any order.
+    gamma: discount per turn, in [0, 1].
+    lam: in [0, 1]; 0 trusts the critic, 1 the return.
+    last_values: `[N]` float, what was still to come after an episode's last
+      turn, read on that turn's row; for episodes that a step limit ended. 0 for
+      all if None.
+
+  Returns: advantages and the critic's targets A + V, `[N]` float32 each, not
+    normalised; 0 on padding.
+  """
+  advantages, targets = token_gae(
+    rewards[:, None],
+    values[:, None],
+    traj,
+    turn,
+    mask[:, None],
+    gamma=gamma,
+    lam=lam,
+    last_values=last_values,
+  )
+  return advantages[:, 0], targets[:, 0]
+
+
+def token_gae(
+  rewards: jax.Array,
+  values: jax.Array,
+  traj: jax.Array,
+  turn: jax.Array,
+  mask: jax.Array,
+  *,
+  gamma: float,
+  lam: float,
+  last_values: jax.Array | None = None,
+) -> tuple[jax.Array, jax.Array]:
+  """`turn_gae` over the reply tokens of a whole conversation.
+
+  What the world says between two replies is no step: the last token of a reply
+  is followed by the first of the next one, as if they were neighbours.
+
+  Args:
+    rewards: `[N, R]` float, of each token; a turn's reward is on its last.
+    values: `[N, R]` float, before each token.
+    traj, turn: `[N]`, as in `Rows`; rows in any order.
+    mask: `[N, R]` bool, the reply's tokens, anywhere in the row; a row without
+      any is padding.
+    gamma, lam: per token.
+    last_values: `[N]`, as in `turn_gae`.
+
+  Returns: advantages and targets, `[N, R]` float32; 0 off the mask.
+  """
+  real = mask.any(axis=1)
+  order = segments.lexical_order(
+    jnp.stack([jnp.where(real, x, -1) for x in (traj, turn)])
+  )
+  owner = jnp.where(real, traj, -1)[order]
+  ends = jnp.append(owner[1:] != owner[:-1], True)
+  rewards, values = (
+    jnp.where(mask, x, 0).astype(jnp.float32)[order] for x in (rewards, values)
+  )
+  mask = mask[order]
+  last = jnp.zeros_like(rewards[:, 0])
+  if last_values is not None:
+    last = jnp.where(ends & real[order], last_values[order], 0)
+
+  def backwards(
+    slope: jax.Array, offset: jax.Array, at_end: jax.Array
+  ) -> jax.Array:
+    """y = offset + slope y_next over all tokens, `[N, R+1]`.
+
+    The additional column stands for what follows the row: the next turn, or
+    `at_end [N]` after an episode's last.
+    """
+    slope = jnp.column_stack([slope, jnp.where(ends, 0.0, 1.0)])
+    offset = jnp.column_stack([offset, jnp.where(ends, at_end, 0)])
+    return _affine_scan(slope.ravel(), offset.ravel()).reshape(slope.shape)
+
+  # Other tokens (slope 1, offset 0) hand on the next reply token's numbers.
+  following = backwards(jnp.where(mask, 0.0, 1.0), values, last)[:, 1:]
+  delta = jnp.where(mask, rewards + gamma * following - values, 0)
+  decay = jnp.where(mask, gamma * lam, 1.0)
+  advantages = backwards(decay, delta, jnp.zeros_like(last))[:, :-1]
+  advantages = jnp.where(mask, advantages, 0)
+  back = jnp.zeros_like(order).at[order].set(jnp.arange(order.size))
+  return advantages[back], (advantages + values)[back]
+
+
+def _affine_scan(slope: jax.Array, offset: jax.Array) -> jax.Array:
+  """y_t = offset_t + slope_t y_{t+1} from the back, in log2 n parallel steps.
+
+  Args:
+    slope, offset: `[n]`; y is 0 after the last.
+  """
+
+  def compose(
+    later: tuple[jax.Array, jax.Array], earlier: tuple[jax.Array, jax.Array]
+  ) -> tuple[jax.Array, jax.Array]:
+    return earlier[0] * later[0], earlier[1] + earlier[0] * later[1]
+
+  return lax.associative_scan(compose, (slope, offset), reverse=True)[1]
 
 
 def discounted_returns(

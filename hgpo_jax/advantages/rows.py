@@ -75,6 +75,21 @@ def pad(rows: Rows, size: int) -> Rows:
   )
 
 
+def require(rows: Rows, field: str) -> jax.Array:
+  """Returns an optional field of the rows.
+
+  Raises:
+    ValueError: it is None.
+  """
+  value: jax.Array | None = getattr(rows, field)
+  if value is None:
+    raise ValueError(
+      f'Got rows without {field}, which this estimator compares by: fill '
+      f'Rows.{field}, or choose another estimator.'
+    )
+  return value
+
+
 def check(rows: Rows) -> None:
   """Refuses rows that break the record's promises. Host-side, before jit.
 

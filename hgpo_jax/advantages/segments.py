@@ -22,47 +22,64 @@ DDOF: dict[str, int] = {'sample': 1, 'population': 0}
 def lexical_order(columns: jax.Array) -> jax.Array:
   """Sorts rows by their first column, then by their second, and so on.
 
-  Least significant column first, each pass stable. Below 2^16 rows a pass packs
-  (key, position) into one uint32: XLA's CPU sort of a single array is several
-  times faster than one that carries a payload or compares many keys.
+  A radix sort. All columns of a row, each as wide as its largest entry needs,
+  make one long number; each pass sorts by some bits of it, the lowest first.
+  A pass packs those bits and the row's position into one uint32, which makes it
+  stable: XLA's CPU sort of a single array is several times faster than one that
+  carries a payload or compares many keys. Few distinct values mean few passes.
 
   Args:
-    columns: `[C, N]` int32 in [-1, N).
+    columns: `[C, N]` int32, at least -1.
 
   Returns: `[N]` int32, the row at each place of the sorted sequence.
   """
   size = columns.shape[1]
+  place_bits = (size - 1).bit_length()
+  digit_bits = 32 - place_bits
+  keys = (columns + 1).astype(jnp.uint32)
+  widths = 32 - lax.clz(keys.max(axis=1)).astype(jnp.int32)  # [C], in bits
+  starts = jnp.cumsum(widths[::-1])[::-1] - widths  # of each column's bits
   place = jnp.arange(size, dtype=jnp.uint32)
-  order = place.astype(jnp.int32)
-  for column in columns[::-1]:
-    key = column[order]
-    if size < 2**16:  # (key + 1) * size + place stays below 2^32
-      packed = jnp.sort((key + 1).astype(jnp.uint32) * size + place)
-      order = order[packed % size]
-    else:
-      order = order[jnp.argsort(key, stable=True)]
-  return order
+
+  def one_pass(digit: jax.Array, order: jax.Array) -> jax.Array:
+    shift = (starts - digit * digit_bits)[:, None]
+    moved = keys << jnp.clip(shift, 0, 31).astype(jnp.uint32)
+    moved = moved >> jnp.clip(-shift, 0, 31).astype(jnp.uint32)
+    # Packing drops what lies above the digit.
+    bits = lax.reduce_or(moved, axes=(0,))[order]
+    packed = jnp.sort((bits << place_bits) | place)
+    return order[packed & (2**place_bits - 1)]
+
+  passes = -(-widths.sum() // digit_bits)
+  return lax.fori_loop(0, passes, one_pass, place.astype(jnp.int32))
 
 
 def prefix_ids(columns: jax.Array) -> jax.Array:
   """Numbers the distinct values of every prefix of each row's key.
 
   Args:
-    columns: `[C, N]` int32 in [-1, N); -1 where the key has ended.
+    columns: `[C, N]` int32, at least -1; -1 where the key has ended.
 
   Returns: `[C, N]` int32. Entry [c, n] is the id, dense in [0, groups), that
     row n shares with just the rows of equal columns 0..c; -1 where one of these
     columns is -1.
   """
   order = lexical_order(columns)
-  ordered = columns[:, order]  # [C, N]; equal prefixes lie side by side
-  differs = ordered != jnp.roll(ordered, 1, axis=1)
-  differs = differs.at[:, 0].set(True)
-  starts = jnp.cumsum(differs, axis=0) > 0  # some column of the prefix differs
-  present = lax.cummin(ordered, axis=0) >= 0
-  ids = jnp.cumsum(starts & present, axis=1, dtype=jnp.int32) - 1
-  ids = jnp.where(present, ids, -1)
-  return jnp.zeros_like(columns).at[:, order].set(ids)
+
+  def one_column(
+    known: tuple[jax.Array, jax.Array], column: jax.Array
+  ) -> tuple[tuple[jax.Array, jax.Array], jax.Array]:
+    starts, present = known  # in sorted order, where equal prefixes are next
+    ordered = column[order]
+    starts |= ordered != jnp.roll(ordered, 1)
+    present &= ordered >= 0
+    ids = jnp.cumsum(starts & present, dtype=jnp.int32) - 1
+    ids = jnp.where(present, ids, -1)
+    return (starts, present), jnp.zeros_like(ids).at[order].set(ids)
+
+  first = jnp.arange(order.size) == 0
+  _, ids = lax.scan(one_column, (first, jnp.ones_like(first)), columns)
+  return ids
 
 
 @struct.dataclass
@@ -106,24 +123,82 @@ def group_moments(
   place = jnp.where(grouped, ids, 0)
   values = jnp.where(grouped, values, 0).astype(jnp.float32)
 
-  def total(x: jax.Array) -> jax.Array:
-    summed = jax.ops.segment_sum(jnp.where(counted, x, 0), place, size)
-    return jnp.where(grouped, summed[place], 0)
+  def total(*columns: jax.Array) -> jax.Array:
+    table = jnp.where(counted, jnp.stack(columns), 0)
+    summed = jax.ops.segment_sum(table.T, place, size)
+    return jnp.where(grouped, summed[place].T, 0)
 
-  count = total(jnp.ones_like(values))
   low, high = _extremes(values, place, counted)
-  low, high = (jnp.where(grouped & (count > 0), x, 0) for x in (low, high))
+  low, high = (jnp.where(grouped & (low <= high), x, 0) for x in (low, high))
   # Counted from the group's smallest value: large equal parts cancel exactly.
   above = values - low
-  mean = total(above) / jnp.maximum(count, 1)
+  count, sum_above = total(jnp.ones_like(values), above)
+  mean = sum_above / jnp.maximum(count, 1)
   centred = jnp.where(grouped, above - mean, 0)
+  (squares,) = total(centred**2)
   return Moments(
     count=count,
     mean=low + mean,
     centred=centred,
-    squares=total(centred**2),
+    squares=squares,
     spread=high > low,
   )
+
+
+def batch_moments(
+  values: jax.Array, mask: jax.Array, counted: jax.Array | None = None
+) -> Moments:
+  """Moments of the whole batch as one group, in float32.
+
+  The same as `group_moments` with equal ids, but by plain sums: a scatter to
+  one place adds row after row, and loses digits where rows are many.
+
+  Args:
+    values: `[N]` float.
+    mask: `[N]` bool, False on padding.
+    counted: `[N]` bool, the rows whose values make the moments (all if None).
+  """
+  counted = mask if counted is None else mask & counted
+  values = jnp.where(mask, values, 0).astype(jnp.float32)
+  frozen = lax.stop_gradient(values)
+  low = jnp.min(frozen, where=counted, initial=jnp.inf)
+  high = jnp.max(frozen, where=counted, initial=-jnp.inf)
+  low, high = (jnp.where(low <= high, x, 0) for x in (low, high))
+  above = values - low
+  count = counted.sum().astype(jnp.float32)
+  mean = above.sum(where=counted) / jnp.maximum(count, 1)
+  centred = jnp.where(mask, above - mean, 0)
+  return Moments(
+    count=jnp.where(mask, count, 0),
+    mean=jnp.where(mask, low + mean, 0),
+    centred=centred,
+    squares=jnp.where(mask, (centred**2).sum(where=counted), 0),
+    spread=mask & (high > low),
+  )
+
+
+def lower_median(
+  values: jax.Array, ids: jax.Array, counted: jax.Array
+) -> jax.Array:
+  """The middle of each group's counted values, of two the lower one.
+
+  It is one of the values, so that a distance of 0 from it is exact.
+
+  Args:
+    values, ids, counted: `[N]`, as in `group_moments`.
+
+  Returns: `[N]`; 0 for a row without a group. Without a counted value the
+    result means nothing.
+  """
+  size = ids.shape[0]
+  counted = counted & (ids >= 0)
+  values = jnp.where(counted, values, 0)
+  owner = jnp.where(counted, ids, size)  # what does not count comes last
+  order = jnp.lexsort((values, owner))
+  members = jax.ops.segment_sum(counted.astype(jnp.int32), owner, size)  # [G]
+  start = jnp.cumsum(members) - members
+  middle = order[start + (members - 1) // 2]
+  return jnp.where(ids >= 0, values[middle][ids], 0)
 
 
 def _extremes(
@@ -134,10 +209,10 @@ def _extremes(
   Constants for the gradient: a shift by `low` has none, and the choice which
   members are extreme is not smooth.
   """
-  values, size = lax.stop_gradient(values), values.shape[0]
-  low = jax.ops.segment_min(jnp.where(counted, values, jnp.inf), place, size)
-  high = jax.ops.segment_max(jnp.where(counted, values, -jnp.inf), place, size)
-  return low[place], high[place]
+  values = lax.stop_gradient(values)
+  table = jnp.where(counted, jnp.stack([-values, values]), -jnp.inf)
+  top = jax.ops.segment_max(table.T, place, values.shape[0])[place]
+  return -top[:, 0], top[:, 1]
 
 
 def relative(
@@ -169,3 +244,29 @@ def relative(
       f"Got normalisation={normalisation!r}, expected 'mean' or 'mean_std'."
     )
   return jnp.where(moments.spread, moments.centred / scale, 0)
+
+
+def whiten(
+  values: jax.Array, mask: jax.Array, *, std: Std = 'sample', eps: float = 1e-8
+) -> jax.Array:
+  """Standardises the masked numbers of a whole array, of any shape.
+
+    (x - mean x) / sqrt(var x + eps)
+
+  Args:
+    values: float.
+    mask: bool of the same shape, what counts.
+    std: 'sample' (n - 1, as in the public trainers) or 'population' (n).
+    eps: added to the variance, in squared units of the values.
+
+  Returns: float32; exactly 0 off the mask and where all values are equal.
+  """
+  values = values.astype(jnp.float32)
+  low = jnp.where(mask, values, jnp.inf).min()
+  spread = jnp.where(mask, values, -jnp.inf).max() > low
+  count = mask.sum()
+  # Counted from the smallest: a large common part costs no digits.
+  above = jnp.where(mask, values - lax.stop_gradient(low), 0)
+  centred = jnp.where(mask, above - above.sum() / jnp.maximum(count, 1), 0)
+  variance = (centred**2).sum() / jnp.maximum(count - DDOF[std], 1)
+  return jnp.where(spread, centred * lax.rsqrt(variance + eps), 0)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Literal
 
 import jax
 import jax.numpy as jnp
+from jax import lax
 
 from hgpo_jax.advantages import episode, grouping, segments
 from hgpo_jax.advantages.rows import Rows
@@ -31,7 +33,8 @@ def gigpo(
   A_E compares episode returns within the task, A_S discounted returns within
   the rows of the task that saw the same observation; both with the sample
   standard deviation if at all. GiGPO, Feng et al. 2025
-  (https://arxiv.org/abs/2505.10978).
+  (https://arxiv.org/abs/2505.10978). Its grouping of similar states is this
+  function on observation ids from `grouping.similar_ids`.
 
   Args:
     rows: the batch.
@@ -46,7 +49,7 @@ def gigpo(
   of_episode = episode.grpo(
     rows, normalisation=normalisation, count=count, eps=eps
   )
-  (states,) = _levels(rows, depth=0)
+  (states,) = grouping.context_ids(rows, depth=0)
   moments = segments.group_moments(rows.returns, states)
   of_step = segments.relative(moments, normalisation, 'sample', eps)
   return of_episode + weight * of_step
@@ -56,6 +59,7 @@ def hgpo(
   rows: Rows,
   *,
   depth: int = 2,
+  contexts: grouping.Contexts = 'states',
   alpha: float = 1.0,
   weighting: Weighting = 'released',
   normalisation: segments.Normalisation = 'mean_std',
@@ -75,6 +79,8 @@ def hgpo(
   Args:
     rows: the batch.
     depth: K, earlier observations in the deepest key; static.
+    contexts: 'states' as above; 'states_actions' joins the actions between
+      them to the key.
     alpha: 0 weighs all levels alike, more trusts the longer histories.
     weighting: 'released', w_k = (k + 2)^alpha, is the default because the
       reported results were made with the released code, which counts the
@@ -99,8 +105,12 @@ def hgpo(
   """
   if weighting not in _OFFSET:
     raise ValueError(f'Got weighting={weighting!r}, expected {[*_OFFSET]}.')
-  levels = _levels(rows, depth=depth)  # [K+1, N]
-  moments = jax.vmap(segments.group_moments, (None, 0))(rows.returns, levels)
+  levels = grouping.context_ids(
+    rows, depth=depth, contexts=contexts
+  )  # [K+1, N]
+  moments = lax.map(
+    functools.partial(segments.group_moments, rows.returns), levels
+  )
   values = segments.relative(moments, normalisation, 'population', eps)
   counts = moments.spread
   weights = (jnp.arange(depth + 1.0) + _OFFSET[weighting]) ** alpha
@@ -118,8 +128,89 @@ def hgpo(
   return (share * values).sum(0) / jnp.where(total > 0, total, 1)
 
 
-def _levels(rows: Rows, *, depth: int) -> jax.Array:
-  """Level ids `[depth + 1, N]` of the batch."""
-  return grouping.level_ids(
-    rows.task, rows.traj, rows.turn, rows.obs, rows.mask, depth=depth
+def turn_index(
+  rows: Rows,
+  *,
+  normalisation: segments.Normalisation = 'mean_std',
+  count: episode.Count = 'trajectories',
+  singleton: episode.Singleton = 'zero',
+  eps: float = 1e-6,
+) -> jax.Array:
+  """Averages an episode's advantage and that of the turn among equal turns.
+
+    A = (A_traj + A_turn) / 2
+
+  A_traj compares episode returns within the task, A_turn discounted returns
+  within the rows of the task with the same turn index; both with the sample
+  standard deviation if at all. The dual level of MatchTIR
+  (https://arxiv.org/abs/2601.10712), which takes a discount of 0.9.
+
+  Args:
+    rows: the batch.
+    normalisation: 'mean' or 'mean_std', of both terms.
+    count: who makes the mean of A_traj; see `episode.grpo`.
+    singleton: what a group of one gets, in both terms: 'zero', or 'raw' for its
+      own return, as released; the longest episode's last turns often have it.
+    eps: floor of the spread, in reward units.
+
+  Returns: `[N]` float32; exactly 0 on padding, and each term exactly 0 in a
+    group of several without spread.
+  """
+  of_episode = episode.grpo(
+    rows,
+    normalisation=normalisation,
+    count=count,
+    singleton=singleton,
+    eps=eps,
   )
+  turns = episode.joined(rows.mask, rows.task, rows.turn)
+  moments = segments.group_moments(rows.returns, turns)
+  of_turn = segments.relative(moments, normalisation, 'sample', eps)
+  if singleton == 'raw':
+    of_turn = jnp.where(moments.count == 1, rows.returns, of_turn)
+  return (of_episode + of_turn) / 2
+
+
+def salt(
+  rows: Rows,
+  *,
+  normalisation: segments.Normalisation = 'mean_std',
+  count: episode.Count = 'trajectories',
+  eps: float = 1e-6,
+) -> jax.Array:
+  """Gives each step the mean episode advantage of all equal steps.
+
+    A = mean over the rows of the task with equal (o_t, a_t, o_{t+1}) of A_traj
+
+  Steps that good and bad episodes share are neutral; those that set them apart
+  keep their sign. After SALT (https://arxiv.org/abs/2510.20022), in the form in
+  which later papers restate it.
+
+  The last turn of an episode has no o_{t+1}. There an end stands for it, which
+  two episodes share where their outcomes are equal; without outcomes, where
+  their last returns are (the last reward, less the penalty of an invalid
+  reply). So a step that won is never one edge with the same step that lost.
+
+  Args:
+    rows: the batch; `outcome` is read where there is one.
+    normalisation: of A_traj, as in `episode.grpo`. RLOO's is that of 'mean'
+      times n / (n - 1).
+    count: who makes the mean of A_traj; see `episode.grpo`.
+    eps: floor of the spread, in reward units.
+
+  Returns: `[N]` float32; exactly 0 on padding and in a task without spread.
+  """
+  of_episode = episode.grpo(
+    rows, normalisation=normalisation, count=count, eps=eps
+  )
+  following = grouping.following(rows.traj, rows.turn, rows.obs, rows.mask)
+  end = rows.outcome
+  if end is None:
+    last = jnp.where(rows.mask, rows.returns, 0)
+    end = jnp.searchsorted(jnp.sort(last), last)  # equal returns, equal ids
+  ended = following < 0
+  target = jnp.where(ended, end, following)
+  edges = episode.joined(
+    rows.mask, rows.task, rows.obs, rows.act, ended, target
+  )
+  return segments.group_moments(of_episode, edges).mean

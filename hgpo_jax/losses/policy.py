@@ -1,4 +1,8 @@
-"""Policy losses on token log-probs `[B, L]`."""
+"""The clipped surrogate, and the pieces that its relatives share.
+
+Everything is per token, `[B, L]` float32, and 0 on padding whatever the data
+holds there: padding is replaced before any arithmetic.
+"""
 
 from __future__ import annotations
 
@@ -6,9 +10,12 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax.lax import stop_gradient
 
 # exp(20) is still a small number in float32; a ratio past it carries no news.
 _MAX_LOG_RATIO = 20.0
+# The bound of the public trainers where a ratio is of a whole reply.
+_MAX_LOG_RATIO_OF_REPLY = 10.0
 
 
 class Surrogate(NamedTuple):
@@ -16,8 +23,8 @@ class Surrogate(NamedTuple):
 
   Attributes:
     loss: float32, to be made small.
-    clipped: float32, 1 where the clip bound, so that no gradient flows; its
-      token mean is the clip fraction.
+    clipped: float32, 1 where the clip bound the ratio; its token mean is the
+      clip fraction.
     dual_clipped: float32, 1 where the bound of negative advantages did.
   """
 
@@ -30,6 +37,7 @@ def clipped_surrogate(
   log_probs: jax.Array,
   old_log_probs: jax.Array,
   advantages: jax.Array,
+  mask: jax.Array,
   *,
   clip_low: float = 0.2,
   clip_high: float = 0.2,
@@ -41,13 +49,14 @@ def clipped_surrogate(
     rho = exp(log_probs - old_log_probs);  where A < 0, l = min(l, -A dual_clip)
 
   PPO, Schulman et al. 2017, eq. 7 (https://arxiv.org/abs/1707.06347), with the
-  dual clip of Ye et al. 2020, eq. 5 (https://arxiv.org/abs/1912.09729).
+  dual clip of Ye et al. 2020, eq. 5 (https://arxiv.org/abs/1912.09729). DAPO
+  (https://arxiv.org/abs/2503.14476) sets clip_high=0.28, dual_clip=10.
 
   Args:
-    log_probs: `[B, L]` float32 of the policy that learns; finite on padding
-      too, as a masked nan would still spoil the gradient.
+    log_probs: `[B, L]` of the policy that learns.
     old_log_probs: `[B, L]` of the policy that sampled; taken as constants.
-    advantages: `[B]`, or `[B, L]` if the tokens of a row differ.
+    advantages: `[B]`, or `[B, L]` if the tokens of a row differ; constants too.
+    mask: `[B, L]` bool or 0/1, which tokens are real.
     clip_low, clip_high: how far the ratio may move down and up.
     dual_clip: above 1, bounds the loss of a token that became too likely;
       None leaves it out.
@@ -55,16 +64,35 @@ def clipped_surrogate(
   Raises:
     ValueError: dual_clip is 1 or less, which would cut the loss at ratio 1.
   """
+  ratio = jnp.exp(log_ratios(log_probs, old_log_probs, mask))
+  return clip_between(
+    ratio,
+    per_token(advantages, mask),
+    1 - clip_low,
+    1 + clip_high,
+    dual_clip=dual_clip,
+  )
+
+
+def clip_between(
+  ratio: jax.Array,
+  advantages: jax.Array,
+  low: jax.Array | float,
+  high: jax.Array | float,
+  *,
+  dual_clip: float | None = None,
+) -> Surrogate:
+  """The clipped loss of any ratio between any bounds; see `clipped_surrogate`.
+
+  Args:
+    ratio: `[B, L]`, differentiable.
+    advantages: `[B, L]`.
+    low, high: bounds of the ratio, for all tokens or `[B, L]`.
+    dual_clip: as in `clipped_surrogate`.
+  """
   if dual_clip is not None and dual_clip <= 1:
     raise ValueError(f'Got dual_clip={dual_clip}, expected None or above 1.')
-  if advantages.ndim == 1:
-    advantages = advantages[:, None]
-  advantages = jax.lax.stop_gradient(advantages.astype(jnp.float32))
-  log_ratio = log_probs - jax.lax.stop_gradient(old_log_probs)
-  bounded = jnp.clip(log_ratio, -_MAX_LOG_RATIO, _MAX_LOG_RATIO)
-  ratio = jnp.exp(bounded.astype(jnp.float32))
-  free = -advantages * ratio
-  held = -advantages * jnp.clip(ratio, 1 - clip_low, 1 + clip_high)
+  free, held = -advantages * ratio, -advantages * jnp.clip(ratio, low, high)
   loss, clipped = jnp.maximum(free, held), held > free
   dual_clipped = jnp.zeros_like(clipped)
   if dual_clip is not None:
@@ -74,3 +102,40 @@ def clipped_surrogate(
   return Surrogate(
     loss, clipped.astype(jnp.float32), dual_clipped.astype(jnp.float32)
   )
+
+
+def log_ratios(
+  log_probs: jax.Array, old_log_probs: jax.Array, mask: jax.Array
+) -> jax.Array:
+  """log rho = log_probs - old_log_probs, bounded to +-20; 0 on padding."""
+  change = (log_probs - stop_gradient(old_log_probs)).astype(jnp.float32)
+  # Chosen before it is bounded, so that a nan on padding has no gradient.
+  change = jnp.where(mask.astype(bool), change, 0)
+  return jnp.clip(change, -_MAX_LOG_RATIO, _MAX_LOG_RATIO)
+
+
+def straight_through_ratio(
+  log_probs: jax.Array, log_ratio: jax.Array, mask: jax.Array
+) -> jax.Array:
+  """A ratio with the value of one quantity and the gradient of each token.
+
+    rho_t = exp(min(lp_t - sg(lp_t) + sg(log_ratio_t), 10))
+
+  Args:
+    log_probs: `[B, L]`, differentiable.
+    log_ratio: `[B, L]`, the value to take; a constant.
+    mask: `[B, L]`.
+
+  Returns: `[B, L]`; d rho_t / d lp_t = rho_t, up to the bound.
+  """
+  log_probs = jnp.where(mask.astype(bool), log_probs, 0).astype(jnp.float32)
+  moved = log_probs - stop_gradient(log_probs) + stop_gradient(log_ratio)
+  return jnp.exp(jnp.minimum(moved, _MAX_LOG_RATIO_OF_REPLY))
+
+
+def per_token(advantages: jax.Array, mask: jax.Array) -> jax.Array:
+  """Advantages `[B]` or `[B, L]` as constants `[B, L]`; 0 on padding."""
+  if advantages.ndim == 1:
+    advantages = advantages[:, None]
+  real = jnp.where(mask.astype(bool), advantages, 0)
+  return stop_gradient(real.astype(jnp.float32))

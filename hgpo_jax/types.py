@@ -101,7 +101,7 @@ class Batch:
       on padding. N = B K.
     old_log_probs: `[N, R]` float32, of the policy that sampled.
     ref_log_probs: `[N, R]` float32, of the frozen reference.
-    advantages: `[N]` float32.
+    advantages: `[N]` float32; `[N, R]` where the tokens of a turn differ.
   """
 
   rows: Packed
@@ -109,6 +109,26 @@ class Batch:
   old_log_probs: jax.Array
   ref_log_probs: jax.Array
   advantages: jax.Array
+
+
+@flax.struct.dataclass
+class ValueBatch:
+  """What a critic learns from, laid out as in `Batch`.
+
+  It has r values per turn: R, one for each token of a reply, or 1, the turn's.
+
+  Attributes:
+    rows: B rows.
+    place: `[N, r]` int32, which of its row's Q reply places has a value; -1 on
+      padding.
+    old_values: `[N, r]` float32, of the critic before the update.
+    targets: `[N, r]` float32, what the values should be.
+  """
+
+  rows: Packed
+  place: jax.Array
+  old_values: jax.Array
+  targets: jax.Array
 
 
 @flax.struct.dataclass
@@ -120,9 +140,11 @@ class TrainState:
     opt_state: optax's state for them.
     step: `[]` int32, optimiser updates done.
     frozen: params that stay as they are; {} where all are trained.
+    critic: the state of a critic that is trained beside the policy; or None.
   """
 
   params: Any
   opt_state: Any
   step: jax.Array
   frozen: Any = flax.struct.field(default_factory=dict)
+  critic: TrainState | None = None

@@ -11,7 +11,15 @@ import optax
 import pytest
 
 from hgpo_jax import types
-from hgpo_jax.policy import fitting, generate, lora, memory, qwen2, sharding
+from hgpo_jax.policy import (
+  fitting,
+  generate,
+  lora,
+  memory,
+  qwen2,
+  sharding,
+  values,
+)
 from hgpo_jax.policy.sampling import Sampling
 
 CONFIG = qwen2.Config(
@@ -83,6 +91,28 @@ def test_arrays_are_as_large_as_predicted(mesh_sizes, fields):
   assert predicted.moments == held(placed((adam.mu, adam.nu)))
   assert predicted.cache == held((cache.k, cache.v))
   assert predicted.reference == (0 if config.lora else predicted.params)
+
+
+@pytest.mark.parametrize('fields', [{}, UNTIED, ADAPTED])
+def test_a_critic_is_as_large_as_predicted(fields):
+  """Its own backbone or adapters, one column, their moments; no other head."""
+  config = dataclasses.replace(CONFIG, **fields)
+  params = jax.eval_shape(lambda: qwen2.init_params(config, jax.random.key(0)))
+  backbone, head = jax.eval_shape(values.init_params, params)
+  trained = lora.split(backbone)[0] if config.lora else backbone
+  trained = {**trained, **head}
+  moments = optax.scale_by_adam().init(jax.tree.map(jnp.zeros_like, trained))
+  moments = jax.tree.map(lambda x: x.astype('float32'), moments)
+  expected = sum(
+    x.nbytes if hasattr(x, 'nbytes') else x.size * x.dtype.itemsize
+    for x in jax.tree.leaves((trained, moments.mu, moments.nu))
+  )
+  plain = memory.predict(workload(config))
+  found = memory.predict(workload(config, critic=True))
+  assert found.critic == expected and plain.critic == 0
+  assert found.resident == plain.resident + expected
+  assert found.training == plain.training + expected
+  assert 'critic' in str(found) and 'critic' not in str(plain)
 
 
 def test_types_of_moments_and_of_the_sampler():

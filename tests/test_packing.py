@@ -111,6 +111,21 @@ def test_numbers_of_turns_are_laid_out_beside_them():
     np.testing.assert_array_equal(batch.old_log_probs[m, n], expected)
     np.testing.assert_array_equal(batch.ref_log_probs[m, n], -expected)
     assert batch.advantages[m, n] == expected[0]
+  # And back again.
+  spread = batch.old_log_probs
+  np.testing.assert_array_equal(packing.gathered([plan], [spread], 9), table)
+
+
+def test_a_turns_one_value_stands_at_its_first_token():
+  turns = random_turns(9)
+  plan = plan_of(turns)
+  table = np.random.default_rng(0).normal(size=(2, 9, 3)).astype(np.float32)
+  whole = plan.value_batch(*table)
+  np.testing.assert_array_equal(whole.place, plan.place)
+  first = plan.value_batch(*table[..., :1])
+  np.testing.assert_array_equal(first.place, plan.place[..., :1])
+  np.testing.assert_array_equal(first.targets, whole.targets[..., :1])
+  assert (first.place >= 0).sum() == 9
 
 
 def test_first_fit_matches_a_loop_and_keeps_every_capacity():

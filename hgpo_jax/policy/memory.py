@@ -19,7 +19,7 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import NamedSharding, PartitionSpec
 
-from hgpo_jax.policy import lora, qwen2, sharding
+from hgpo_jax.policy import lora, qwen2, sharding, values
 
 GIB = 2**30
 
@@ -50,6 +50,7 @@ class Workload:
     sampler_copy: whether replies are sampled from a copy of the params in
       `config.dtype`.
     keeps_cache: whether the cache stays where it is during training.
+    critic: whether a critic of the policy's size is trained beside it.
   """
 
   config: qwen2.Config
@@ -66,6 +67,7 @@ class Workload:
   reference: bool = True
   sampler_copy: bool = False
   keeps_cache: bool = True
+  critic: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
@@ -85,6 +87,8 @@ class Memory:
     cache: keys and values.
     sampling: what a decoding step works with, or a call that reads prompts.
     keeps_cache: whether the cache is there while training.
+    critic: what is trained of a critic, and its moments. It takes its steps in
+      turn with the policy, where the policy's gradients were.
   """
 
   params: int
@@ -99,11 +103,13 @@ class Memory:
   cache: int
   sampling: int
   keeps_cache: bool = True
+  critic: int = 0
 
   @property
   def resident(self) -> int:
     """What is there all the time."""
-    return self.params + self.frozen + self.moments + self.reference
+    policy = self.params + self.frozen + self.moments
+    return policy + self.reference + self.critic
 
   @property
   def training(self) -> int:
@@ -163,7 +169,17 @@ def predict(workload: Workload) -> Memory:
     cache=_cached(workload, workload.cache_rows, workload.cache_slots),
     sampling=_sampling(workload),
     keeps_cache=workload.keeps_cache,
+    critic=_critic(workload, trained) if workload.critic else 0,
   )
+
+
+def _critic(workload: Workload, trained: Any) -> int:
+  """Params and moments of a critic, where `trained` are the policy's."""
+  shapes = _param_shapes(workload.config)
+  _, head = jax.eval_shape(values.init_params, shapes)
+  own = {**{n: x for n, x in trained.items() if n != 'head'}, **head}
+  size = functools.partial(_shard_bytes, workload.mesh_shape, workload.config)
+  return size(own) + 2 * size(own, dtype=workload.moments_dtype)
 
 
 def device_memory() -> int | None:

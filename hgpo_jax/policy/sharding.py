@@ -19,7 +19,7 @@ from typing import Any, Protocol
 import jax
 import numpy as np
 from jax import Array
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.sharding import AbstractMesh, Mesh, NamedSharding, PartitionSpec
 
 from hgpo_jax import types
 
@@ -44,6 +44,7 @@ RULES: Mapping[str | None, tuple[str, ...]] = {
 PARAM_AXES: Mapping[tuple[str, ...], tuple[str | None, ...]] = {
   ('embed',): ('vocab', 'embed'),
   ('head',): ('vocab', 'embed'),
+  ('value_head',): ('embed',),
   ('q_proj', 'kernel'): ('embed', 'heads'),
   ('q_proj', 'bias'): ('heads',),
   ('k_proj', 'kernel'): ('embed', 'kv_heads'),
@@ -183,7 +184,7 @@ def param_specs(mesh_shape: Mapping[str, int], tree: Any, config: Heads) -> Any:
   return jax.tree_util.tree_map_with_path(spec, tree)
 
 
-def param_shardings(mesh: Mesh, tree: Any, config: Heads) -> Any:
+def param_shardings(mesh: Mesh | AbstractMesh, tree: Any, config: Heads) -> Any:
   """`param_specs` on the devices of a mesh: for `jax.device_put` and `jit`."""
   specs = param_specs(dict(mesh.shape), tree, config)
   return jax.tree.map(lambda spec: NamedSharding(mesh, spec), specs)

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 import jax
 import numpy as np
 
 from hgpo_jax import types
-from hgpo_jax.advantages import Rows, intern
+from hgpo_jax.advantages import Rows, grouping, intern
 from hgpo_jax.advantages import returns as returns_lib
 
+# Rows are padded to a multiple of this, so that few sizes are compiled.
+ROWS = 1024
+SCORES = 3  # C, see `episode_scores`
 # What a seed is for stands last in it, so that no two purposes share a stream.
 _ORDER = 1
 
@@ -27,7 +30,9 @@ def estimator_rows(
   gamma: float,
   reward_scale: float,
   invalid_penalty: float,
-  multiple: int,
+  multiple: int = ROWS,
+  fields: Collection[str] = (),
+  similarity: float = 1.0,
 ) -> Rows:
   """Codes trajectories as the integer and float columns of the estimators.
 
@@ -38,27 +43,32 @@ def estimator_rows(
     invalid_penalty: taken off the return and the episode score of a row whose
       reply was malformed; not propagated to earlier rows.
     multiple: N is padded to a multiple of this.
+    fields: names of optional fields that are wanted too: `scores`, see
+      `episode_scores`, and `outcome`: whether the episode was won, and where
+      and how it ended.
+    similarity: observations of a task that are at least so alike, in (0, 1],
+      count as one; 1 is equality. See `grouping.similar_ids`.
 
   Returns: `Rows` with N rows, trajectory after trajectory, turn after turn.
   """
   turns = [turn for t in trajectories for turn in t.turns]
-  lengths = [len(t.turns) for t in trajectories]
+  owner, number = places(trajectories)
   totals = [reward_scale * sum(u.reward for u in t.turns) for t in trajectories]
-  padding = (0, round_up(max(len(turns), 1), multiple) - len(turns))
+  padding = round_up(max(len(turns), 1), multiple) - len(turns)
 
   def column(values: Any, dtype: Any) -> Any:
-    return np.pad(np.asarray(values, dtype), padding)
+    values = np.asarray(values, dtype)
+    return np.pad(values, [(0, padding)] + [(0, 0)] * (values.ndim - 1))
 
-  traj = column(np.repeat(np.arange(len(lengths)), lengths), np.int32)
-  turn = column(np.concatenate([np.arange(n) for n in lengths]), np.int32)
+  traj, turn = column(owner, np.int32), column(number, np.int32)
   mask = column(np.ones(len(turns)), bool)
-  task: Any = intern(t.task for t in trajectories)
+  task = intern(t.task for t in trajectories)[owner]
   rewards = column([reward_scale * u.reward for u in turns], np.float32)
   valid: Any = np.pad(
-    np.asarray([u.valid for u in turns], bool), padding, constant_values=True
+    [u.valid for u in turns], (0, padding), constant_values=True
   )
   episode_return, returns = _returns(
-    column(np.repeat(totals, lengths), np.float32),
+    column(np.asarray(totals)[owner], np.float32),
     rewards,
     traj,
     turn,
@@ -67,16 +77,100 @@ def estimator_rows(
     gamma=gamma,
     penalty=invalid_penalty,
   )
+  extra: dict[str, Any] = {}
+  if 'scores' in fields:
+    scores = episode_scores(trajectories, reward_scale)[owner]
+    extra['scores'] = column(scores, np.float32)
+  if 'outcome' in fields:
+    extra['outcome'] = column(outcomes(trajectories)[owner], np.int32)
   return Rows(
-    task=column(task[traj[: len(turns)]], np.int32),
+    task=column(task, np.int32),
     traj=traj,
     turn=turn,
-    obs=column(intern(u.observation for u in turns), np.int32),
+    obs=column(_observations(turns, task, similarity), np.int32),
     act=column(intern(u.action for u in turns), np.int32),
     episode_return=episode_return,
     returns=returns,
     mask=mask,
+    **extra,
   )
+
+
+def places(
+  trajectories: Sequence[types.Trajectory],
+) -> tuple[np.ndarray, np.ndarray]:
+  """Each turn's episode, and its number there from 0 on: two `[n]` int32."""
+  lengths = [len(t.turns) for t in trajectories]
+  owner = np.repeat(np.arange(len(lengths)), lengths)
+  number = np.concatenate([np.arange(n) for n in lengths])
+  return owner.astype(np.int32), number.astype(np.int32)
+
+
+def turn_rewards(
+  trajectories: Sequence[types.Trajectory],
+  reward_scale: float,
+  invalid_penalty: float,
+) -> np.ndarray:
+  """The reward of each turn, less the penalty of a malformed reply.
+
+  Arguments as in `estimator_rows`. Unlike there, the penalty is a reward like
+  others, which a critic learns to expect.
+
+  Returns: `[n]` float32, in reward units.
+  """
+  turns = [turn for t in trajectories for turn in t.turns]
+  rewards = np.array([u.reward for u in turns], np.float32) * reward_scale
+  invalid = np.array([not u.valid for u in turns], np.float32)
+  return rewards - invalid_penalty * invalid
+
+
+def cut_short(trajectories: Sequence[types.Trajectory]) -> np.ndarray:
+  """Marks the last turn of episodes that the step limit ended: `[n]` bool."""
+  return np.array(
+    [t.truncated and u is t.turns[-1] for t in trajectories for u in t.turns]
+  )
+
+
+def episode_scores(
+  trajectories: Sequence[types.Trajectory], reward_scale: float
+) -> np.ndarray:
+  """What an episode can be judged by, the larger the better: `[E, C]`.
+
+  Its reward, in reward units; minus the share of malformed replies; minus its
+  turns.
+  """
+  return np.array(
+    [
+      (
+        reward_scale * sum(u.reward for u in t.turns),
+        -np.mean([not u.valid for u in t.turns]),
+        -len(t.turns),
+      )
+      for t in trajectories
+    ],
+    np.float32,
+  )
+
+
+def outcomes(trajectories: Sequence[types.Trajectory]) -> np.ndarray:
+  """Numbers how episodes ended, `[E]` int32.
+
+  Alike are those that were both won, or both lost, by the same last action on
+  the same last observation: what comes of it is not observed any more.
+  """
+  return intern(
+    (t.won, t.turns[-1].observation, t.turns[-1].action) for t in trajectories
+  )
+
+
+def _observations(
+  turns: Sequence[types.Turn], task: np.ndarray, similarity: float
+) -> np.ndarray:
+  """Numbers the observations, `[n]` int32."""
+  texts = [u.observation for u in turns]
+  if similarity < 1:
+    return grouping.similar_ids(texts, task.tolist(), similarity)
+  return intern(texts)
 
 
 @functools.partial(jax.jit, static_argnames=('gamma', 'penalty'))

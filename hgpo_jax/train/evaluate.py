@@ -38,6 +38,25 @@ def summarise(
   }
 
 
+def by_seed(
+  played: Mapping[int, Sequence[types.Trajectory]],
+  kind: Callable[[Any], str],
+) -> dict[str, Any]:
+  """Counts what was won with each seed of sampling.
+
+  Args:
+    played: seed -> one trajectory per game; the games are the same.
+    kind: as in `summarise`.
+
+  Returns: `summarise` of all of them, and `by_seed`, seed -> that of its own.
+  """
+  pooled = [t for trajectories in played.values() for t in trajectories]
+  return {
+    **summarise(pooled, kind),
+    'by_seed': {str(s): summarise(ts, kind) for s, ts in played.items()},
+  }
+
+
 def table(result: Mapping[str, Any]) -> str:
   """Writes one result of `summarise` as lines for people."""
   lines = [f'{"type":<34}{"success":>9}{"games":>7}']

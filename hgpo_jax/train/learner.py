@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import functools
-import inspect
+import dataclasses
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
@@ -12,10 +11,10 @@ import numpy as np
 import optax
 
 from hgpo_jax import types
-from hgpo_jax.advantages import ESTIMATORS, Rows
-from hgpo_jax.losses import aggregate, kl
+from hgpo_jax.advantages import ESTIMATORS
 from hgpo_jax.policy import lora
-from hgpo_jax.train import batching, packing, update
+from hgpo_jax.train import batching, judging, packing, update
+from hgpo_jax.train import critic as critic_lib
 from hgpo_jax.train import optimizer as optimizer_lib
 
 # What a seed is for stands last in it; see also `batching.minibatches`.
@@ -36,7 +35,12 @@ _OPTIMIZER = (
 
 
 class Learner:
-  """Advantages, scoring and optimiser steps with everything compiled once."""
+  """Advantages, scoring and optimiser steps with everything compiled once.
+
+  Attributes:
+    optimizer: of the policy.
+    critic_optimizer: of the critic; None where there is none.
+  """
 
   def __init__(
     self,
@@ -45,6 +49,7 @@ class Learner:
     shapes: packing.Shapes,
     reference_score: update.ScoreFn | None = None,
     placed: Callable[[Any], Any] = lambda state: state,
+    values: critic_lib.ValueFn | None = None,
   ):
     """Builds the jitted functions of a run.
 
@@ -55,40 +60,39 @@ class Learner:
       reference_score: that of the reference, where it is another model: one
         without adapters, say.
       placed: lays a new state out on the devices.
+      values: of the critic, where the estimator is PPO's.
     """
     self._config, self._shapes = config, shapes
     self._epochs = config.optim.epochs
     self._minibatch = config.optim.minibatch
-    loss = dict(config.loss)
-    self._rescore = loss.pop('old_log_probs') == 'score'
-    self.optimizer: optax.GradientTransformation = optimizer_lib.make_optimizer(
-      **{n: config.optim[n] for n in _OPTIMIZER}
-    )
-    self._estimate = jax.jit(_estimator(config))
+    self._rescore = config.loss.old_log_probs == 'score'
+    self.optimizer = _adamw(config.optim)
+    self.critic_optimizer: optax.GradientTransformation | None = None
+    self._judge: judging.Judge
+    if values is None:
+      self._judge = judging.GroupJudge(config)
+    else:
+      rate = config.algo.ppo.critic_learning_rate
+      self.critic_optimizer = _adamw(config.optim, learning_rate=rate)
+      self._judge = critic_lib.Critic(
+        config.algo, values, self.critic_optimizer, placed
+      )
     self._scorer = update.make_scorer(score)
     self._reference_scorer = self._scorer
     if reference_score is not None:
       self._reference_scorer = update.make_scorer(reference_score)
     self._step = update.make_train_step(
-      score, update.PolicyLoss(**loss), self.optimizer, placed
+      score, update.make_policy_loss(config.loss), self.optimizer, placed
     )
 
   def advantages(
     self, trajectories: Sequence[types.Trajectory], seed: Sequence[int]
   ) -> np.ndarray:
-    """Returns `[N]` advantages, trajectory after trajectory, turn by turn."""
-    algo = self._config.algo
-    rows = batching.estimator_rows(
-      trajectories,
-      gamma=algo.gamma,
-      reward_scale=algo.reward_scale,
-      invalid_penalty=algo.invalid_penalty,
-      multiple=1024,
-    )
-    values = np.asarray(self._estimate(rows))[: int(rows.mask.sum())]
-    if algo.shuffle_advantages:
-      values = np.random.default_rng((*seed, _SHUFFLE)).permutation(values)
-    return algo.advantage_sign * values
+    """Returns `[N]` advantages, trajectory after trajectory, turn by turn.
+
+    Raises: ValueError where they are a critic's, which `update` asks.
+    """
+    return self._judged(trajectories, seed).advantages
 
   def log_probs(self, params: Any, turns: Sequence[types.Turn]) -> np.ndarray:
     """Scores the replies of all turns: `[n, R]` float32."""
@@ -112,12 +116,13 @@ class Learner:
 
     Returns: the new state, and the mean of every scalar over the optimiser
       steps; `first_*` are those of the first step, before anything moved, and
-      `sampler_*` compare the sampler's log-probs with the learner's own.
+      `sampler_*` compare the sampler's log-probs with the learner's own. While
+      a critic learns alone, those of the policy's steps are missing.
     """
     turns = [turn for t in trajectories for turn in t.turns]
     flat = packing.flatten(turns, self._shapes)
-    advantages = self.advantages(trajectories, seed)
     plans = self._plans(flat, (*seed, 0))
+    judgement = self._judged(trajectories, seed, state, plans)
     sampled = batching.sampled_log_probs(turns, self._shapes.reply)
     count = len(turns)
     reference_table = self._table(
@@ -127,20 +132,45 @@ class Learner:
     if self._rescore:
       policy = lora.combine(state.params, state.frozen)
       old = self._table(self._scorer, policy, plans, count)
+    moves = self._judge.is_ready(state)
     seen: list[dict[str, Any]] = []
     for epoch in range(self._epochs):
       for plan in plans if not epoch else self._plans(flat, (*seed, epoch)):
-        batch = plan.batch(advantages, old, reference_table)
-        state, found = self._step(state, batch)
+        state, found = self._judge.learn(state, plan, judgement)
+        if moves:
+          batch = plan.batch(judgement.advantages, old, reference_table)
+          state, more = self._step(state, batch)
+          found |= more
         seen.append(found)
     scalars = _summary(jax.device_get(seen))
     if self._rescore:
       scalars |= _mismatch(sampled, old, int(flat.reply_sizes.sum()))
-    return state, scalars | {
-      'nonzero_advantages': float(np.mean(advantages != 0)),
+    differs = judgement.advantages.reshape(count, -1) != 0
+    return state, {
+      **scalars,
+      **judgement.scalars,
+      'nonzero_advantages': float(np.mean(differs.any(axis=1))),
       'real_tokens': float(np.mean([plan.fill() for plan in plans])),
       'cut_turns': float(flat.cut),
     }
+
+  def _judged(
+    self,
+    trajectories: Sequence[types.Trajectory],
+    seed: Sequence[int],
+    state: types.TrainState | None = None,
+    plans: Sequence[packing.Plan] = (),
+  ) -> judging.Judgement:
+    """Judges all turns; the config's controls are done to the advantages."""
+    algo = self._config.algo
+    judgement = self._judge.judge(trajectories, state, plans)
+    advantages = judgement.advantages
+    if algo.shuffle_advantages:
+      rng = np.random.default_rng((*seed, _SHUFFLE))
+      advantages = rng.permutation(advantages)
+    return dataclasses.replace(
+      judgement, advantages=algo.advantage_sign * advantages
+    )
 
   def _plans(
     self, flat: packing.Flat, seed: Sequence[int]
@@ -162,17 +192,15 @@ class Learner:
     """Scores packed turns; `[count, R]` float32 in the turns' own order."""
     # All of them are under way before the first is waited for.
     found = [scorer(params, plan.unlabelled()) for plan in plans]
-    table = np.zeros((count, self._shapes.reply), np.float32)
-    for plan, values in zip(plans, found, strict=True):
-      used = plan.turn >= 0
-      table[plan.turn[used]] = np.asarray(values)[used]
-    return table
+    return packing.gathered(plans, found, count)
 
 
 def _summary(seen: Sequence[dict[str, np.ndarray]]) -> dict[str, float]:
   """Means over the optimiser steps, and what the first one saw."""
   means = {n: float(np.mean([s[n] for s in seen])) for n in seen[0]}
   first = {n: float(seen[0][n]) for n in seen[0]}
+  if 'ratio_max' not in first:  # a critic learned alone
+    return means
   return {
     **means,
     'ratio_max': float(max(s['ratio_max'] for s in seen)),
@@ -210,26 +238,22 @@ def check(config: Any) -> None:
   """
   one_of('loss.old_log_probs', config.loss.old_log_probs, _OLD_LOG_PROBS)
   one_of('optim.moments_dtype', config.optim.moments_dtype, _MOMENTS)
-  one_of('loss.kl', config.loss.kl, kl.ESTIMATORS)
-  one_of('loss.aggregation', config.loss.aggregation, aggregate.AGGREGATES)
-  one_of('algo.estimator', config.algo.estimator, ESTIMATORS)
-  number: Any = jax.ShapeDtypeStruct((4,), np.int32)
-  real: Any = jax.ShapeDtypeStruct((4,), np.float32)
-  mask: Any = jax.ShapeDtypeStruct((4,), bool)
-  rows = Rows(number, number, number, number, number, real, real, mask)
-  try:
-    jax.eval_shape(_estimator(config), rows)
-  except (TypeError, ValueError) as error:
-    raise types.ConfigError(f'algo.{config.algo.estimator}: {error}') from error
-
-
-def _estimator(config: Any) -> Callable[..., jax.Array]:
-  """Returns the estimator with its options; one with a depth is given K."""
+  update.check_loss(config.loss)
   name = config.algo.estimator
-  options = dict(config.algo.get(name, {}))
-  if 'depth' in inspect.signature(ESTIMATORS[name]).parameters:
-    options.setdefault('depth', config.env.history)
-  return functools.partial(ESTIMATORS[name], **options)
+  one_of('algo.estimator', name, {*ESTIMATORS, critic_lib.ESTIMATOR})
+  try:
+    if name == critic_lib.ESTIMATOR:
+      critic_lib.Options(**config.algo[name])
+    else:
+      judging.check(config)
+  except (TypeError, ValueError) as error:
+    raise types.ConfigError(f'algo.{name}: {error}') from error
+
+
+def _adamw(optim: Any, **changes: Any) -> optax.GradientTransformation:
+  return optimizer_lib.make_optimizer(
+    **{**{name: optim[name] for name in _OPTIMIZER}, **changes}
+  )
 
 
 def one_of(field: str, value: str, known: Iterable[str]) -> None:

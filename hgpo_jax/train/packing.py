@@ -116,7 +116,7 @@ class Plan:
     old_log_probs: np.ndarray,
     ref_log_probs: np.ndarray,
   ) -> types.Batch:
-    """Adds `[n]` advantages and `[n, R]` log-probs of all turns."""
+    """Adds advantages, `[n]` or `[n, R]`, and `[n, R]` log-probs of turns."""
     fields: dict[str, Any] = {  # NumPy arrays: jit moves them
       'rows': self.rows,
       'place': self.place,
@@ -125,6 +125,16 @@ class Plan:
       'ref_log_probs': self.spread(ref_log_probs),
     }
     return types.Batch(**fields)
+
+  def value_batch(self, old_values: Any, targets: Any) -> types.ValueBatch:
+    """Adds `[n, r]` values and targets; r = 1 has those of the first token."""
+    fields: dict[str, Any] = {
+      'rows': self.rows,
+      'place': self.place[..., : targets.shape[1]],
+      'old_values': self.spread(old_values),
+      'targets': self.spread(targets),
+    }
+    return types.ValueBatch(**fields)
 
   def unlabelled(self) -> types.Batch:
     """The batch for a loss that reads nothing but the new log-probs."""
@@ -143,6 +153,23 @@ class Plan:
     real = np.asarray(self.rows.segments) > 0
     computed = int(real.any(axis=(1, 2)).sum()) * real[0].size
     return float(real.sum()) / max(computed, 1)
+
+
+def gathered(
+  plans: Sequence[Plan], values: Sequence[Any], count: int
+) -> np.ndarray:
+  """Undoes `spread`: values `[M, N, R]` of each plan -> `[count, R]` float32.
+
+  Args:
+    plans: together, every turn once.
+    values: arrays on any device; all may be under way before one is awaited.
+    count: turns.
+  """
+  table = np.zeros((count, plans[0].place.shape[-1]), np.float32)
+  for plan, found in zip(plans, values, strict=True):
+    used = plan.turn >= 0
+    table[plan.turn[used]] = np.asarray(found)[used]
+  return table
 
 
 def flatten(turns: Sequence[types.Turn], shapes: Shapes) -> Flat:

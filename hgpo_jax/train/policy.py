@@ -26,10 +26,12 @@ from hgpo_jax.policy import (
   qwen2,
   scoring,
   sharding,
+  values,
   weights,
 )
 from hgpo_jax.policy import tokenizer as tokenizer_lib
 from hgpo_jax.train import checkpoint, packing, update
+from hgpo_jax.train import critic as critic_lib
 from hgpo_jax.train.learner import one_of
 
 # What keys are for; every purpose has a number of its own.
@@ -53,12 +55,25 @@ class Policy:
     mesh: the devices, None where there is one.
   """
 
-  def __init__(self, config: ml_collections.ConfigDict, tokenizer: Any):
+  def __init__(
+    self,
+    config: ml_collections.ConfigDict,
+    tokenizer: Any,
+    mesh: jax.sharding.AbstractMesh | None = None,
+  ):
+    """Refuses what cannot be laid out; nothing is allocated.
+
+    Args:
+      config: the experiment.
+      tokenizer: Hugging Face's.
+      mesh: devices to predict for, which need not be here; those of the config
+        by default.
+    """
     self.config, self.tokenizer = config, tokenizer
     self.base = model_config(config.policy, len(tokenizer))
     adapters = adapters_of(config.policy.lora)
     self.model = dataclasses.replace(self.base, lora=adapters)
-    self.mesh = mesh_of(config)
+    self.mesh = mesh or mesh_of(config)
     sharding.check(self.base, self._mesh_shape)
     self._check_rows()
 
@@ -109,9 +124,15 @@ class Policy:
       moments_dtype=c.optim.moments_dtype,
       sampler_copy=self._casts,
       keeps_cache=False,
+      critic=self.has_critic,
     )
     given = int(c.mesh.device_gib * memory.GIB) or memory.device_memory()
     return fitting.check(work, given) if given else memory.predict(work)
+
+  @property
+  def has_critic(self) -> bool:
+    """Whether the config's estimator needs one."""
+    return self.config.algo.estimator == critic_lib.ESTIMATOR
 
   def _check_rows(self) -> None:
     """Refuses rows that could not be split, and would be computed N times."""
@@ -185,19 +206,39 @@ class Policy:
     return lora.combine(adapters, self.warm_params(folder / 'warm_start'))
 
   def init_state(
-    self, base: Any, optimizer: optax.GradientTransformation
+    self,
+    base: Any,
+    optimizer: optax.GradientTransformation,
+    critic_optimizer: optax.GradientTransformation | None = None,
   ) -> types.TrainState:
     """Starts the training of base params, which stay as they are.
 
     Without adapters a copy of them is trained, as a step gives its input's
     memory away.
+
+    Args:
+      base: of the warm start.
+      optimizer: of the policy.
+      critic_optimizer: of a critic, which starts from the same params; None
+        makes none.
     """
+    state = self._started(base, {}, optimizer)
+    if critic_optimizer is None:
+      return state
+    backbone, head = values.init_params(base)
+    critic = self._started(backbone, head, critic_optimizer)
+    return dataclasses.replace(state, critic=critic)
+
+  def _started(
+    self, base: Any, more: Any, optimizer: optax.GradientTransformation
+  ) -> types.TrainState:
+    """Trains base params, or adapters to them, and `more` that is new."""
     if self.model.lora is None:
-      params, frozen = jax.tree.map(lambda x: x.copy(), base), None
+      params, frozen = jax.tree.map(lambda x: x.copy(), base), {}
     else:
       params, frozen = self._adapters(), base
-    state = self.placed(update.init_state(params, optimizer))
-    return dataclasses.replace(state, frozen=frozen or {})
+    state = self.placed(update.init_state({**params, **more}, optimizer))
+    return dataclasses.replace(state, frozen=frozen)
 
   def for_sampling(self, params: Any) -> Any:
     """The params in the type that they are computed in, cast once.
@@ -260,6 +301,10 @@ class Policy:
       temperature=temperature,
       chunk=self._chunk,
     )
+
+  def values(self) -> critic_lib.ValueFn:
+    """Returns (params, rows) -> values, of a critic of the policy's size."""
+    return functools.partial(values.values, self.model)
 
 
 @functools.partial(jax.jit, static_argnums=1)

@@ -93,6 +93,7 @@ class Run:
       policy.shapes,
       reference,
       policy.placed,
+      policy.values() if policy.has_critic else None,
     )
 
   def rollout(self, params: Any, step: int) -> list[types.Trajectory]:
@@ -123,15 +124,18 @@ class Run:
       numbers = tasks.eval_tasks(c.games, seat.world.num_tasks(split))
       games = [seat.make_task(split, n) for n in numbers]
       for temperature in c.temperatures:
-        trajectories = self.player.play(
-          params,
-          games,
-          key_of(c.seed, EVALUATION, place),
-          Sampling(temperature),
-        )
+        played = {
+          seed: self.player.play(
+            params,
+            games,
+            key_of(seed, EVALUATION, place),
+            Sampling(temperature),
+          )
+          for seed in c.seeds
+        }
         place += 1
-        results.setdefault(split, {})[str(temperature)] = evaluate.summarise(
-          trajectories, seat.world.kind
+        results.setdefault(split, {})[str(temperature)] = evaluate.by_seed(
+          played, seat.world.kind
         )
     return results
 

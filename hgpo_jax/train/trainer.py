@@ -90,7 +90,9 @@ def train(
     with _timed(seconds, 'warm_start'):
       run, reference = run_lib.warm_start(config, seat, folder)
     learner = run.make_learner()
-    state = run.policy.init_state(reference, learner.optimizer)
+    state = run.policy.init_state(
+      reference, learner.optimizer, learner.critic_optimizer
+    )
     loop = _Loop(run, learner, store, folder, results, seconds, compilations)
     if meta:
       state = restored(store, state)
@@ -203,7 +205,7 @@ class _Loop:
       'seconds': self._seconds,
       'config': self._run.config.to_dict(),
     }
-    self._store.save(done, _without_frozen(state), meta)
+    self._store.save(done, _saved(state), meta)
 
   def _write_samples(
     self, step: int, played: Sequence[types.Trajectory]
@@ -222,13 +224,29 @@ def restored(
   store: checkpoint.Checkpoints, like: types.TrainState
 ) -> types.TrainState:
   """Reads the newest state; what is frozen is taken from `like`."""
-  state = store.restore(_without_frozen(like))
-  return dataclasses.replace(state, frozen=like.frozen)
+  return _like(store.restore(_saved(like)), like)
 
 
-def _without_frozen(state: types.TrainState) -> types.TrainState:
-  """What a checkpoint holds: the warm start has the rest already."""
-  return dataclasses.replace(state, frozen={})
+def _saved(state: types.TrainState) -> dict[str, Any]:
+  """What a checkpoint holds: the warm start has what is frozen already.
+
+  A critic that does not exist has no entry, so that the runs without one can
+  read what was written before there were any.
+  """
+  tree = {
+    'params': state.params,
+    'opt_state': state.opt_state,
+    'step': state.step,
+    'frozen': {},
+  }
+  return tree | ({'critic': _saved(state.critic)} if state.critic else {})
+
+
+def _like(tree: dict[str, Any], state: types.TrainState) -> types.TrainState:
+  """Undoes `_saved`."""
+  critic = state.critic and _like(tree['critic'], state.critic)
+  fields = {**tree, 'frozen': state.frozen, 'critic': critic}
+  return dataclasses.replace(state, **fields)
 
 
 def rollout_scalars(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, ClassVar, Protocol
 
 import flax.struct
@@ -14,9 +14,12 @@ import optax
 from jax import Array
 
 from hgpo_jax import types
-from hgpo_jax.losses import aggregate, kl, policy
+from hgpo_jax.losses import SURROGATES, aggregate, kl, policy
 from hgpo_jax.policy import lora, scoring
 from hgpo_jax.policy.sharding import constrain
+
+# Options of the clipped surrogate: fields of `loss` itself.
+_CLIPPED = ('clip_low', 'clip_high', 'dual_clip')
 
 # params, rows -> log-probs and entropy, each `[B, Q]`.
 ScoreFn = Callable[[Any, types.Packed], scoring.Scores]
@@ -40,33 +43,31 @@ class LossFn(Protocol):
 
   All of them are means that divide by the denominators of the whole mini-batch,
   so that those of its micro-batches add up, or maxima, named `..._max`.
-  `aggregation` names what `Denominators.loss` counts.
+  `aggregation` names what `Denominators.loss` counts. The batch is
+  `types.Batch`, or `types.ValueBatch` where the scores are a critic's values.
   """
 
   @property
   def aggregation(self) -> str: ...
 
   def __call__(
-    self, scores: Any, batch: types.Batch, mask: Array, over: Denominators
+    self, scores: Any, batch: Any, mask: Array, over: Denominators
   ) -> tuple[Array, dict[str, Array]]: ...
 
 
 @dataclasses.dataclass(frozen=True)
 class PolicyLoss:
-  """The clipped surrogate, a KL to the reference, an entropy bonus.
+  """A surrogate, a KL to the reference, an entropy bonus.
 
   Attributes:
-    clip_low, clip_high: the ratio is clipped to [1 - low, 1 + high].
-    dual_clip: bound c of the loss where the advantage is negative.
+    surrogate: one of `losses.SURROGATES`, with its options.
     kl_coef: weight of the KL to the frozen reference.
     kl: estimator, one of `losses.kl.ESTIMATORS`.
     entropy_coef: weight of the entropy bonus.
     aggregation: one of `losses.aggregate.AGGREGATES`.
   """
 
-  clip_low: float = 0.2
-  clip_high: float = 0.2
-  dual_clip: float = 3.0
+  surrogate: Callable[..., policy.Surrogate] = policy.clipped_surrogate
   kl_coef: float = 0.01
   kl: str = 'k3'
   entropy_coef: float = 0.001
@@ -83,14 +84,7 @@ class PolicyLoss:
       return aggregate.token_mean(values, mask, over.tokens)
 
     new, old = scores.log_probs, batch.old_log_probs
-    surrogate = policy.clipped_surrogate(
-      new,
-      old,
-      batch.advantages,
-      clip_low=self.clip_low,
-      clip_high=self.clip_high,
-      dual_clip=self.dual_clip,
-    )
+    surrogate = self.surrogate(new, old, batch.advantages, mask)
     to_reference = kl.ESTIMATORS[self.kl](new, batch.ref_log_probs)
     policy_loss = mean(surrogate.loss)
     loss = (
@@ -109,6 +103,42 @@ class PolicyLoss:
       'ratio_error': token_mean(jnp.abs(jnp.expm1(new - old))),
       'ratio_max': jnp.exp(jnp.max(jnp.where(mask, jnp.abs(new - old), 0))),
     }
+
+
+def make_policy_loss(config: Any) -> PolicyLoss:
+  """Builds the loss that an experiment's `loss` section describes."""
+  name = config.surrogate
+  clipped = {n: config[n] for n in _CLIPPED}
+  options = clipped if name == 'clipped' else dict(config[name])
+  return PolicyLoss(
+    surrogate=functools.partial(SURROGATES[name], **options),
+    kl_coef=config.kl_coef,
+    kl=config.kl,
+    entropy_coef=config.entropy_coef,
+    aggregation=config.aggregation,
+  )
+
+
+def check_loss(config: Any) -> None:
+  """Refuses names and options of a `loss` section that nothing knows.
+
+  Raises: ConfigError with the field, what it holds and what it may hold.
+  """
+  known: dict[str, Mapping[str, Any]] = {
+    'surrogate': SURROGATES,
+    'kl': kl.ESTIMATORS,
+    'aggregation': aggregate.AGGREGATES,
+  }
+  for field, names in known.items():
+    if config[field] not in names:
+      raise types.ConfigError(
+        f'loss.{field} is {config[field]!r}; expected one of {sorted(names)}.'
+      )
+  real: Any = jax.ShapeDtypeStruct((2, 3), jnp.float32)
+  try:
+    jax.eval_shape(make_policy_loss(config).surrogate, real, real, real, real)
+  except (TypeError, ValueError) as error:
+    raise types.ConfigError(f'loss.{config.surrogate}: {error}') from error
 
 
 @dataclasses.dataclass(frozen=True)
@@ -157,12 +187,12 @@ def by_turn(values: Array, place: Array) -> Array:
 
 
 TrainStep = Callable[
-  [types.TrainState, types.Batch], tuple[types.TrainState, dict[str, Array]]
+  [types.TrainState, Any], tuple[types.TrainState, dict[str, Array]]
 ]
 
 
 def make_train_step(
-  score: ScoreFn,
+  score: Callable[[Any, types.Packed], Any],
   loss_fn: LossFn,
   optimizer: optax.GradientTransformation,
   placed: Callable[[types.TrainState], types.TrainState] = lambda state: state,
@@ -172,10 +202,11 @@ def make_train_step(
   The gradients of its micro-batches are added; every mean divides by the count
   of the whole mini-batch, so how turns were packed changes nothing but time and
   memory. Micro-batches that hold padding alone are not computed. The old state
-  is donated, but for its frozen params, which may be in use elsewhere.
+  is donated, but for its frozen params, which may be in use elsewhere, and its
+  critic, which is passed on.
 
   Args:
-    score: log-probs and entropy of the replies.
+    score: params, rows -> arrays `[B, Q]`: a `ScoreFn`, or a critic's values.
     loss_fn: what is made small; see `LossFn`.
     optimizer: optax's chain.
     placed: lays the new state out as the old one was, so that the next step
@@ -183,7 +214,7 @@ def make_train_step(
   """
 
   def loss_of(
-    params: Any, frozen: Any, micro: types.Batch, over: Denominators
+    params: Any, frozen: Any, micro: Any, over: Denominators
   ) -> tuple[Array, dict[str, Array]]:
     scores = score(lora.combine(params, frozen), micro.rows)
     scores = jax.tree.map(lambda x: by_turn(x, micro.place), scores)
@@ -191,11 +222,11 @@ def make_train_step(
 
   @functools.partial(jax.jit, donate_argnums=0)
   def update(
-    state: types.TrainState, frozen: Any, batch: types.Batch
+    state: types.TrainState, frozen: Any, batch: Any
   ) -> tuple[types.TrainState, dict[str, Array]]:
     over = _denominators(loss_fn.aggregation, batch.place)
 
-    def gradient(micro: types.Batch) -> Any:
+    def gradient(micro: Any) -> Any:
       grad = jax.grad(loss_of, has_aux=True)
       return grad(state.params, frozen, micro, over)
 
@@ -210,33 +241,41 @@ def make_train_step(
     return placed(new_state), {**scalars, 'grad_norm': optax.tree.norm(grads)}
 
   def train_step(
-    state: types.TrainState, batch: types.Batch
+    state: types.TrainState, batch: Any
   ) -> tuple[types.TrainState, dict[str, Array]]:
-    frozen = state.frozen
-    moving = dataclasses.replace(state, frozen={})
+    frozen, critic = state.frozen, state.critic
+    moving = dataclasses.replace(state, frozen={}, critic=None)
     moving, scalars = update(moving, frozen, batch)
-    return dataclasses.replace(moving, frozen=frozen), scalars
+    return dataclasses.replace(moving, frozen=frozen, critic=critic), scalars
 
   return train_step
 
 
-def make_scorer(score: ScoreFn) -> Callable[[Any, types.Batch], Array]:
+Scorer = Callable[[Any, types.Batch], Array]
+
+
+def make_scorer(score: ScoreFn) -> Scorer:
   """Builds the jitted scoring of a mini-batch, in micro-batches too.
 
   Returns: (params, batch) -> log-probs `[M, N, R]`, 0 on padding.
   """
+  return make_reader(lambda params, rows: score(params, rows).log_probs)
+
+
+def make_reader(values: Callable[[Any, types.Packed], Array]) -> Scorer:
+  """As `make_scorer`, of any function (params, rows) -> `[B, Q]`."""
 
   @jax.jit
-  def log_probs(params: Any, batch: types.Batch) -> Array:
+  def read(params: Any, batch: types.Batch) -> Array:
     def put(i: Array, out: Array) -> Array:
       micro = _micro_batch(batch, i)
-      scores = score(params, micro.rows)
-      return out.at[i].set(by_turn(scores.log_probs, micro.place))
+      found = values(params, micro.rows)
+      return out.at[i].set(by_turn(found, micro.place))
 
     start = jnp.zeros(batch.place.shape, jnp.float32)
     return jax.lax.fori_loop(0, _filled(batch), put, start)
 
-  return log_probs
+  return read
 
 
 def _denominators(aggregation: str, place: Array) -> Denominators:
@@ -249,7 +288,7 @@ def _denominators(aggregation: str, place: Array) -> Denominators:
 
 
 def _over_micro_batches(
-  fn: Callable[[types.Batch], tuple[Any, dict[str, Array]]], batch: types.Batch
+  fn: Callable[[Any], tuple[Any, dict[str, Array]]], batch: Any
 ) -> tuple[Any, dict[str, Array]]:
   """Joins fn(micro-batch) of every micro-batch that holds a turn.
 
@@ -273,7 +312,7 @@ def _over_micro_batches(
   return jax.lax.fori_loop(0, _filled(batch), join, start)
 
 
-def _micro_batch(batch: types.Batch, i: Array) -> types.Batch:
+def _micro_batch(batch: Any, i: Array) -> Any:
   """The i-th of a mini-batch, its rows split over the devices of a mesh."""
 
   def take(x: Array) -> Array:
@@ -283,7 +322,7 @@ def _micro_batch(batch: types.Batch, i: Array) -> types.Batch:
   return jax.tree.map(take, batch)
 
 
-def _filled(batch: types.Batch) -> Array:
+def _filled(batch: Any) -> Array:
   """How many micro-batches hold a turn; they come first."""
   held = jnp.any(batch.place >= 0, axis=(1, 2))
   return jnp.sum(held, dtype=jnp.int32)

@@ -1,0 +1,238 @@
+"""PPO's critic: what it thinks of an iteration, and what it learns from it.
+
+PPO, Schulman et al. 2017 (https://arxiv.org/abs/1707.06347). The critic has
+params, an optimizer and a clip of its own, and sees the policy's mini-batches.
+
+Axes: n turns; R tokens of a reply; r values of a turn, 1 or R by the level.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Callable, Sequence
+from typing import Any, ClassVar
+
+import jax
+import numpy as np
+import optax
+from jax import Array
+
+from hgpo_jax import types
+from hgpo_jax.advantages import returns, segments
+from hgpo_jax.losses import aggregate, value
+from hgpo_jax.policy import lora
+from hgpo_jax.train import batching, judging, packing, update
+
+ESTIMATOR = 'ppo'  # the name that `algo.estimator` gives it
+
+# What has a value, an advantage and a step of the discount: a turn, by what is
+# known before its first token; or each token of a reply.
+LEVELS = ('turn', 'token')
+
+# params, rows -> values `[B, Q]`.
+ValueFn = Callable[[Any, types.Packed], Array]
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+  """The config's `algo.ppo`; see experiments/configs/base.py.
+
+  Attributes:
+    level: one of `LEVELS`.
+    lam: lambda of the generalised advantage estimation.
+    value_clip: how far a value may move in an iteration, in reward units.
+    bootstrap_truncated: whether an episode that the step limit ended is worth
+      more than its rewards: what the critic thought of its last step.
+    critic_learning_rate: the peak; all else is as in `optim`.
+    critic_warmup: updates of the critic before the policy moves.
+  """
+
+  level: str
+  lam: float
+  value_clip: float
+  bootstrap_truncated: bool
+  critic_learning_rate: float
+  critic_warmup: int
+
+  def __post_init__(self) -> None:
+    if self.level not in LEVELS:
+      raise ValueError(f'level is {self.level!r}; expected one of {LEVELS}.')
+    if not 0 <= self.lam <= 1:
+      raise ValueError(f'lam is {self.lam}; expected 0 to 1.')
+    if not self.value_clip > 0:
+      raise ValueError(f'value_clip is {self.value_clip}; expected above 0.')
+
+
+@dataclasses.dataclass(frozen=True)
+class ValueLoss:
+  """The clipped squared error, an `update.LossFn`; `clip` in reward units."""
+
+  clip: float
+  aggregation: ClassVar[str] = 'token-mean'
+
+  def __call__(
+    self,
+    scores: Any,
+    batch: types.ValueBatch,
+    mask: Array,
+    over: update.Denominators,
+  ) -> tuple[Array, dict[str, Array]]:
+    def mean(x: Array) -> Array:
+      return aggregate.token_mean(x, mask, over.tokens)
+
+    found = value.clipped_error(
+      scores, batch.old_values, batch.targets, clip=self.clip
+    )
+    loss = mean(found.loss)
+    return loss, {'value_loss': loss, 'value_clipped': mean(found.clipped)}
+
+
+class Critic:
+  """A `judging.Judge` whose values are learned.
+
+  Attributes:
+    optimizer: of its params.
+  """
+
+  def __init__(
+    self,
+    algo: Any,
+    values: ValueFn,
+    optimizer: optax.GradientTransformation,
+    placed: Callable[[Any], Any] = lambda state: state,
+  ):
+    """Builds the jitted functions of a run.
+
+    Args:
+      algo: the config's, with `Options` as `ppo`.
+      values: of the critic.
+      optimizer: of its params.
+      placed: lays a new state out on the devices.
+    """
+    self._algo, self._options = algo, Options(**algo.ppo)
+    self.optimizer = optimizer
+    self._reader = update.make_reader(values)
+    self._step = update.make_train_step(
+      values, ValueLoss(self._options.value_clip), optimizer, placed
+    )
+
+  def is_ready(self, state: types.TrainState) -> bool:
+    """Whether it has learned for long enough that the policy may follow."""
+    return int(_own(state).step) >= self._options.critic_warmup
+
+  def judge(
+    self,
+    trajectories: Sequence[types.Trajectory],
+    state: types.TrainState | None,
+    plans: Sequence[packing.Plan],
+  ) -> judging.Judgement:
+    """Values all turns, and says how much better each was than expected."""
+    algo, options = self._algo, self._options
+    values, mask = self._values(_own(state), trajectories, plans)
+    last = np.arange(len(mask)), mask.sum(axis=1) - 1  # step of each turn
+    rewards = np.zeros_like(values)
+    rewards[last] = batching.turn_rewards(
+      trajectories, algo.reward_scale, algo.invalid_penalty
+    )
+    goes_on = batching.cut_short(trajectories) & options.bootstrap_truncated
+    traj, turn = batching.places(trajectories)
+    found = _advantages(
+      *map(_padded, (rewards, values, traj, turn, mask)),
+      last_values=_padded(goes_on * values[last]),
+      gamma=algo.gamma,
+      lam=options.lam,
+    )
+    advantages, targets = (np.asarray(x)[: len(mask)] for x in found)
+    return judging.Judgement(
+      advantages[:, 0] if options.level == 'turn' else advantages,
+      values,
+      targets,
+      {
+        'value_mean': float(np.mean(values[mask])),
+        'explained_variance': explained_variance(values[mask], targets[mask]),
+      },
+    )
+
+  def learn(
+    self,
+    state: types.TrainState,
+    plan: packing.Plan,
+    judgement: judging.Judgement,
+  ) -> tuple[types.TrainState, dict[str, Any]]:
+    """Takes one optimiser step; the critic's old state is donated."""
+    batch = plan.value_batch(judgement.values, judgement.targets)
+    own, scalars = self._step(_own(state), batch)
+    scalars['value_grad_norm'] = scalars.pop('grad_norm')
+    return dataclasses.replace(state, critic=own), scalars
+
+  def _values(
+    self,
+    state: types.TrainState,
+    trajectories: Sequence[types.Trajectory],
+    plans: Sequence[packing.Plan],
+  ) -> tuple[np.ndarray, np.ndarray]:
+    """Values `[n, r]` of all turns, and which of them there are."""
+    params = lora.combine(state.params, state.frozen)
+    sizes = np.array([[u.reply.size] for t in trajectories for u in t.turns])
+    found = [self._reader(params, plan.unlabelled()) for plan in plans]
+    values = packing.gathered(plans, found, len(sizes))
+    if self._options.level == 'turn':
+      values = values[:, :1]
+    return values, np.arange(values.shape[1]) < sizes
+
+
+def _own(state: types.TrainState | None) -> types.TrainState:
+  if state is None or state.critic is None:
+    raise ValueError(
+      'Got a state without a critic; expected one of `Policy.init_state` with '
+      "the critic's optimizer."
+    )
+  return state.critic
+
+
+def explained_variance(values: np.ndarray, targets: np.ndarray) -> float:
+  """1 - Var(targets - values) / Var(targets); 1 is perfect, 0 a constant.
+
+  Args:
+    values, targets: `[k]`, in reward units.
+
+  Returns: nan where the targets do not vary.
+  """
+  spread = float(np.var(targets))
+  return 1 - float(np.var(targets - values)) / spread if spread else np.nan
+
+
+@functools.partial(jax.jit, static_argnames=('gamma', 'lam'))
+def _advantages(
+  rewards: Array,
+  values: Array,
+  traj: Array,
+  turn: Array,
+  mask: Array,
+  last_values: Array,
+  *,
+  gamma: float,
+  lam: float,
+) -> tuple[Array, Array]:
+  """Whitened advantages `[N, r]`, and the targets of the values.
+
+  A turn with one value is a reply of one token. See `returns.token_gae`.
+  """
+  advantages, targets = returns.token_gae(
+    rewards,
+    values,
+    traj,
+    turn,
+    mask,
+    gamma=gamma,
+    lam=lam,
+    last_values=last_values,
+  )
+  return segments.whiten(advantages, mask), targets
+
+
+def _padded(x: np.ndarray) -> Any:
+  """`[n, ...]` with zeros up to a size that serves many iterations."""
+  extra = batching.round_up(len(x), batching.ROWS) - len(x)
+  return np.pad(x, [(0, extra)] + [(0, 0)] * (x.ndim - 1))

@@ -1,0 +1,155 @@
+"""Cells of the lab, computed by several processes and kept in files.
+
+A cell is all cases of one player: its skill and the depth of its window. A
+finished cell is a file, so a lab that was stopped goes on with the next one.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import itertools
+import json
+import multiprocessing
+import os
+import pathlib
+from collections.abc import Callable, Iterator, Sequence
+from concurrent import futures
+from typing import Any
+
+import numpy as np
+
+from experiments.lab.cases import Job, Settings, compute
+
+# The fields of `cases.study`, each with all cases along its first axis.
+Cell = dict[str, np.ndarray]
+Player = tuple[float, int]  # skill, depth
+
+
+def cells(
+  settings: Settings,
+  players: Sequence[Player],
+  folder: pathlib.Path,
+  *,
+  workers: int,
+  show: Callable[[str], None],
+) -> Iterator[tuple[Player, Cell]]:
+  """Yields the cells in order; reads those that are there, writes the others.
+
+  The workers go on with later cells while the caller looks at one.
+
+  Args:
+    settings: of all cells.
+    players: (skill, depth) of each cell.
+    folder: where cells are kept.
+    workers: processes; 1 computes in this one.
+    show: is told how far things are.
+  """
+  folder.mkdir(parents=True, exist_ok=True)
+  claim(settings, folder)
+  todo = missing(folder, players)
+  jobs = (
+    Job(settings, skill, depth, index)
+    for skill, depth in todo
+    for index in range(settings.steps)
+  )
+  with computed(jobs, workers) as records:
+    for player in players:
+      path = _path(folder, player)
+      if player in todo:
+        show(f'cell skill={player[0]} K={player[1]}')
+        _write(path, _gather(records, settings.steps, show))
+      yield player, _read(path)
+
+
+def missing(folder: pathlib.Path, players: Sequence[Player]) -> list[Player]:
+  """The cells that are yet to be played."""
+  return [x for x in players if not _path(folder, x).exists()]
+
+
+def claim(settings: Settings, folder: pathlib.Path) -> None:
+  """Marks a folder as that of these settings.
+
+  Raises:
+    ValueError: it holds cells of other settings.
+  """
+  path = folder / 'settings.json'
+  wanted = json.loads(json.dumps(dataclasses.asdict(settings)))
+  if not path.exists():
+    _replace(path, json.dumps(wanted, indent=2).encode())
+    return
+  found = json.loads(path.read_text())
+  if found != wanted:
+    names = sorted(found.keys() | wanted.keys())
+    differing = [
+      f'{x}={found.get(x)!r} (now {wanted.get(x)!r})'
+      for x in names
+      if found.get(x) != wanted.get(x)
+    ]
+    raise ValueError(
+      f'{folder} holds cells computed with {", ".join(differing)}: give those '
+      'flags again to go on there, or another --out to begin anew.'
+    )
+
+
+@contextlib.contextmanager
+def computed(
+  jobs: Iterator[Job], workers: int
+) -> Iterator[Iterator[dict[str, Any]]]:
+  """The jobs' records, in order, by this process or by others."""
+  if workers == 1:
+    yield map(compute, jobs)
+    return
+  # Not forked: JAX has threads.
+  context = multiprocessing.get_context('spawn')
+  with futures.ProcessPoolExecutor(workers, context) as pool:
+    try:
+      yield _in_order(pool, jobs, ahead=64 * workers)
+    finally:
+      pool.shutdown(wait=False, cancel_futures=True)
+
+
+def _in_order(
+  pool: futures.Executor, jobs: Iterator[Job], ahead: int
+) -> Iterator[dict[str, Any]]:
+  """Like `pool.map`, with few jobs handed in before they are needed."""
+  pending = [pool.submit(compute, job) for job in itertools.islice(jobs, ahead)]
+  while pending:
+    record = pending.pop(0).result()
+    pending += [pool.submit(compute, job) for job in itertools.islice(jobs, 1)]
+    yield record
+
+
+def _gather(
+  records: Iterator[dict[str, Any]], count: int, show: Callable[[str], None]
+) -> Cell:
+  """Stacks the next `count` records."""
+  cases = []
+  for case in itertools.islice(records, count):
+    cases.append(case)
+    if len(cases) % max(1, count // 10) == 0:
+      show(f'  {len(cases)} of {count} steps')
+  return {name: np.array([x[name] for x in cases]) for name in cases[0]}
+
+
+def _path(folder: pathlib.Path, player: Player) -> pathlib.Path:
+  return folder / f'skill{player[0]:g}_depth{player[1]}.npz'
+
+
+def _read(path: pathlib.Path) -> Cell:
+  with np.load(path) as data:
+    return dict(data)
+
+
+def _write(path: pathlib.Path, cell: Cell) -> None:
+  partial = path.with_name(path.name + '.partial')
+  with partial.open('wb') as file:
+    np.savez_compressed(file, allow_pickle=False, **cell)
+  os.replace(partial, path)
+
+
+def _replace(path: pathlib.Path, content: bytes) -> None:
+  """Writes all or nothing."""
+  partial = path.with_name(path.name + '.partial')
+  partial.write_bytes(content)
+  os.replace(partial, path)

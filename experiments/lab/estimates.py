@@ -1,0 +1,244 @@
+"""What the estimators say of the picked steps, and what groups they saw."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from experiments.lab.cells import Cell
+from experiments.lab.play import Rules
+from hgpo_jax.advantages import ESTIMATORS, Rows, grouping, segments
+
+# Groups of the largest size that are judged in one call.
+_AT_ONCE = 64
+
+
+# HGPO's, at alpha = 1.
+_VARIANTS: dict[str, dict[str, Any]] = {
+  'episode term': {'base_group': True},
+  'actions': {'contexts': 'states_actions'},
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Method:
+  """An estimator with its options, as the tables name it.
+
+  Attributes:
+    name: in `ESTIMATORS`.
+    form: 'mean' or 'mean_std'.
+    weighting: HGPO's, or ''.
+    alpha: HGPO's, or None.
+    variant: 'episode term' for HGPO's extra level, 'actions' for contexts of
+      states and actions, or ''.
+    options: of the function, as sorted pairs.
+  """
+
+  name: str
+  form: str
+  weighting: str
+  alpha: float | None
+  variant: str
+  options: tuple[tuple[str, Any], ...]
+
+  def __call__(self, rows: Rows) -> jax.Array:
+    return ESTIMATORS[self.name](rows, **dict(self.options))
+
+
+def methods(depth: int, alphas: Sequence[float], reward: float) -> list[Method]:
+  """The estimators that judge an episode or a turn within its task.
+
+  Those that also whiten over a batch of several tasks are left out: here every
+  group of episodes is a batch of its own.
+
+  Args:
+    depth: K, of the player's window and of the contexts.
+    alphas: HGPO's exponents.
+    reward: of a success.
+  """
+
+  def method(name: str, form: str, variant: str = '', **options: Any) -> Method:
+    return Method(
+      name,
+      form,
+      options.get('weighting', ''),
+      options.get('alpha'),
+      variant,
+      tuple(sorted(options.items())),
+    )
+
+  found = [
+    method('dr_grpo', 'mean'),
+    method('rloo', 'mean'),
+    method('ngrpo', 'mean_std', max_return=reward),
+  ]
+  for form in ('mean', 'mean_std'):
+    of_form: dict[str, Any] = {'normalisation': form}
+    deep = {**of_form, 'depth': depth}
+    found += [
+      method(name, form, **of_form)
+      for name in ('grpo', 'turn_index', 'salt', 'gigpo')
+    ]
+    found += [
+      method('hgpo', form, **deep, weighting=weighting, alpha=alpha)
+      for weighting in ('released', 'paper')
+      for alpha in alphas
+    ]
+    found += [
+      method(
+        'hgpo', form, name, **deep, weighting='released', alpha=1.0, **more
+      )
+      for name, more in _VARIANTS.items()
+    ]
+    found.append(method('hgpo_shrink', form, **deep))
+  return found
+
+
+class Judged(NamedTuple):
+  """What was said of S picked steps, R times each.
+
+  Attributes:
+    advantages: `[P, S, R]` by the P methods.
+    level: `[K+1, S, R]`, return of the step minus the mean of the others in its
+      group of level k; 0 without others.
+    size: `[K+1, S, R]`, rows in that group; 0 where there is none.
+    share_grouped, share_spread: `[K+1]`, of all rows, those in a group of two
+      or more, and those in a group with different returns.
+    mean_size: `[K+1]`, rows per group.
+  """
+
+  advantages: np.ndarray
+  level: np.ndarray
+  size: np.ndarray
+  share_grouped: np.ndarray
+  share_spread: np.ndarray
+  mean_size: np.ndarray
+
+
+def judge(
+  cell: Cell, rules: Rules, group_size: int, found: Sequence[Method]
+) -> Judged:
+  """Runs the methods on the first `group_size` episodes of every group."""
+  cases, replicates, episodes, turns = cell['obs'].shape
+  groups = _AT_ONCE * episodes // group_size  # the same rows for every size
+  picked, counts = [], np.zeros(())
+  for rows, at in batches(cell, rules, group_size, groups):
+    *words, seen = _judge(rows, depth=rules.depth, found=tuple(found))
+    picked.append([np.asarray(word)[:, at] for word in words])
+    counts = counts + np.asarray(seen, np.float64)
+  said, level, size = (
+    np.concatenate(words, axis=1).reshape(-1, cases, replicates)
+    for words in zip(*picked, strict=True)
+  )
+  rows_, grouped, spread, members, number = counts
+  return Judged(
+    advantages=said,
+    level=level,
+    size=size,
+    share_grouped=grouped / rows_,
+    share_spread=spread / rows_,
+    mean_size=members / np.maximum(number, 1),
+  )
+
+
+def batches(
+  cell: Cell, rules: Rules, group_size: int, groups: int
+) -> Iterator[tuple[Rows, np.ndarray]]:
+  """Rows of `groups` groups at a time, and the place of each picked step.
+
+  Every group is a task of its own. Turns after an episode's end, and groups
+  that fill up the last batch, are padding, so that all batches have one shape.
+  """
+  cases, replicates, _, turns = cell['obs'].shape
+  total = cases * replicates
+  step = np.repeat(cell['turn'], replicates)
+
+  def flat(name: str) -> np.ndarray:
+    x = cell[name][:, :, :group_size]
+    return x.reshape(total, *x.shape[2:])
+
+  columns = [flat(name) for name in ('obs', 'act', 'length', 'success')]
+  for begin in range(0, total, groups):
+    at = step[begin : begin + groups]
+    fill = [(0, groups - at.size)]
+    part = [
+      np.pad(x[begin : begin + groups], fill + [(0, 0)] * (x.ndim - 1))
+      for x in columns
+    ]
+    yield (
+      _rows(*part, rules=rules),
+      np.arange(at.size) * group_size * turns + at,
+    )
+
+
+def _rows(
+  obs: np.ndarray,
+  act: np.ndarray,
+  length: np.ndarray,
+  success: np.ndarray,
+  *,
+  rules: Rules,
+) -> Rows:
+  """Rows `[groups * G * T]` of `[groups, G, T]` turns, in that order."""
+  groups, size, turns = obs.shape
+  turn = np.broadcast_to(np.arange(turns), obs.shape)
+  mask = turn < length[..., None]
+  # One table of powers: equal distances to a success give bit-equal returns.
+  powers = (rules.reward * rules.gamma ** np.arange(turns)).astype(np.float32)
+  left = np.where(mask, length[..., None] - 1 - turn, 0)
+  returns = np.where(mask & success[..., None], powers[left], 0)
+  total = np.where(mask & success[..., None], rules.reward, 0)
+  task = np.arange(groups)[:, None, None]
+  traj = np.arange(groups * size).reshape(groups, size, 1)
+
+  def column(x: np.ndarray, dtype: Any) -> Any:
+    return np.broadcast_to(x, obs.shape).astype(dtype).reshape(-1)
+
+  return Rows(
+    task=column(task, np.int32),
+    traj=column(traj, np.int32),
+    turn=column(turn, np.int32),
+    obs=column(np.where(mask, obs, 0), np.int32),
+    act=column(np.where(mask, act, 0), np.int32),
+    episode_return=column(total, np.float32),
+    returns=column(returns, np.float32),
+    mask=column(mask, bool),
+  )
+
+
+@functools.partial(jax.jit, static_argnames=('depth', 'found'))
+def _judge(
+  rows: Rows, *, depth: int, found: tuple[Method, ...]
+) -> tuple[jax.Array, ...]:
+  """The methods' words, each level's, and counts over all rows.
+
+  In one computation, so that the methods share the sorting.
+
+  Returns: `[P, N]`, `[K+1, N]`, `[K+1, N]` and `[5, K+1]`; see `Judged`.
+  """
+  said = jnp.stack([method(rows) for method in found])
+  ids = grouping.level_ids(
+    rows.task, rows.traj, rows.turn, rows.obs, rows.mask, depth=depth
+  )
+  moments = jax.vmap(segments.group_moments, (None, 0))(rows.returns, ids)
+  others = moments.count - 1
+  level = jnp.where(
+    others > 0, moments.centred * moments.count / jnp.maximum(others, 1), 0
+  )
+  present = ids >= 0
+  counts = jnp.stack(
+    [
+      jnp.broadcast_to(rows.mask.sum(), depth + 1),
+      (present & (moments.count > 1)).sum(1),
+      moments.spread.sum(1),
+      present.sum(1),
+      jnp.max(ids, axis=1) + 1,
+    ]
+  )
+  return said, level, moments.count, counts

@@ -1,0 +1,132 @@
+"""Compares methods at equal budgets: `python -m experiments.compare`.
+
+Plays every method of a config file with every seed, one `experiments.train`
+after another, and writes `report.md`, `curves.png` and `table.csv`. Finished
+runs are kept, interrupted ones go on, and `--seeds=3,4` later adds seeds to the
+same tables.
+"""
+
+from __future__ import annotations
+
+import pathlib
+import shutil
+import signal
+import sys
+from collections.abc import Sequence
+
+import jax
+from absl import app, flags
+
+from experiments.comparison import cells as cells_lib
+from experiments.comparison import gather, plots, report, session
+from experiments.comparison import results as results_lib
+from hgpo_jax.train import metrics
+from hgpo_jax.types import ConfigError
+
+_CONFIG = flags.DEFINE_string(
+  'config', 'experiments/configs/compare.py', 'File with the methods.'
+)
+_METHODS = flags.DEFINE_list('methods', None, "Default: the file's MAIN.")
+_SEEDS = flags.DEFINE_list('seeds', ['0', '1', '2'], 'Of the runs.')
+_ITERATIONS = flags.DEFINE_integer(
+  'iterations', None, "Of every run; default: the file's."
+)
+_GAMES = flags.DEFINE_integer(
+  'eval_games', None, "Per split; default: the file's."
+)
+_OUT = flags.DEFINE_string('out', 'runs/compare', 'Folder of runs and report.')
+_JOBS = flags.DEFINE_integer('jobs', 1, 'Runs at once.', lower_bound=1)
+_REPORT_ONLY = flags.DEFINE_bool('report_only', False, 'Play nothing.')
+_RESULTS = flags.DEFINE_string(
+  'results', '', 'Folder that the report is copied to, if any.'
+)
+flags.register_validator(
+  'seeds',
+  lambda seeds: all(seed.isdecimal() for seed in seeds),
+  message='expected numbers with commas between, such as --seeds=0,1,2',
+)
+
+
+def main(argv: Sequence[str]) -> None:
+  if len(argv) > 1:
+    raise app.UsageError(f'unknown arguments {argv[1:]}')
+  jax.config.update('jax_platforms', 'cpu')  # the runs have the accelerator
+  # Being ended like being interrupted: the runs save what they have.
+  signal.signal(signal.SIGTERM, signal.default_int_handler)
+  out = pathlib.Path(_OUT.value)
+  failed: list[cells_lib.Cell] = []
+  try:
+    if not _REPORT_ONLY.value:
+      failed = _play(out)
+    results = _gather(out)
+  except KeyboardInterrupt:
+    sys.exit('Stopped. The same command goes on from what is saved.')
+  except (cells_lib.CompareError, ConfigError, OSError) as error:
+    sys.exit(f'{type(error).__name__}: {error}')
+  written = _write(results, out)
+  print(f'{written[0]} written')
+  if _RESULTS.value:
+    copies = pathlib.Path(_RESULTS.value)
+    copies.mkdir(parents=True, exist_ok=True)
+    for path in written:
+      shutil.copy(path, copies)
+  if failed:
+    names = ', '.join(cell.name for cell in failed)
+    sys.exit(
+      f'Failed: {names}. Their logs are in {out / "runs"}; the same command '
+      'plays them again.'
+    )
+
+
+def _play(out: pathlib.Path) -> list[cells_lib.Cell]:
+  """Plays what is not finished; returns what failed."""
+  methods = _METHODS.value or cells_lib.load_methods(_CONFIG.value).MAIN
+  given = {'iterations': _ITERATIONS.value, 'eval.games': _GAMES.value}
+  budget = {name: value for name, value in given.items() if value is not None}
+  cells = cells_lib.make_cells(
+    _CONFIG.value, methods, _seeds(), out / 'runs', budget
+  )
+  waiting = cells_lib.unfinished(cells)
+  print(f'{len(waiting)} of {len(cells)} runs to play')
+  if not waiting:
+    return []
+  session.append(out, session.describe(sys.argv[1:]))
+  return cells_lib.play(waiting, _JOBS.value)
+
+
+def _gather(out: pathlib.Path) -> results_lib.Results:
+  """Reads all finished runs, those of earlier seeds too."""
+  module = cells_lib.load_methods(_CONFIG.value)
+  runs = gather.read(out / 'runs', module.METHODS)
+  if not runs:
+    raise cells_lib.CompareError(
+      f'{out / "runs"} holds no finished run; play some without --report_only.'
+    )
+  wanted = {*(_METHODS.value or module.MAIN), *runs}
+  found = {seed for seeds in runs.values() for seed in seeds}
+  return results_lib.Results(
+    methods={n: m for n, m in module.METHODS.items() if n in wanted},
+    references=module.REFERENCES,
+    seeds=sorted({*found, *_seeds()}),
+    runs=runs,
+    sessions=session.read(out),
+  )
+
+
+def _write(
+  results: results_lib.Results, out: pathlib.Path
+) -> list[pathlib.Path]:
+  paths = [out / name for name in ('report.md', 'table.csv', 'curves.png')]
+  metrics.write_atomic(paths[0], report.markdown(results))
+  metrics.write_atomic(paths[1], results_lib.csv_text(results))
+  labels = {name: method.label for name, method in results.methods.items()}
+  plots.curves(paths[2], labels, results.runs, results.references[0])
+  return paths
+
+
+def _seeds() -> list[int]:
+  return [int(seed) for seed in _SEEDS.value]
+
+
+if __name__ == '__main__':
+  app.run(main)

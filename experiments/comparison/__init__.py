@@ -1,0 +1,1 @@
+"""Methods x seeds at equal budgets: runs, statistics, plots and the report."""

@@ -1,0 +1,203 @@
+"""Cells (method x seed): what is still to be played, and playing it."""
+
+from __future__ import annotations
+
+import collections
+import importlib.util
+import json
+import pathlib
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, NamedTuple
+
+from hgpo_jax.train import checkpoint
+from hgpo_jax.train import run as run_lib
+
+TRAINER = (sys.executable, '-m', 'experiments.train')
+# A run of another length is another budget, although it could be resumed.
+_FREE = tuple(x for x in checkpoint.FREE_FIELDS if x != 'iterations')
+_LOOK_SECONDS, _STOP_SECONDS = 0.2, 60.0
+
+
+class CompareError(Exception):
+  """Runs that cannot be compared; the text says the cure."""
+
+
+class Cell(NamedTuple):
+  """One run of the comparison.
+
+  Attributes:
+    method: a name in the `METHODS` of the config file.
+    seed: of the run.
+    folder: the run's; beside it stand its log and the warm starts' cache.
+    config: every field of the experiment, as plain values.
+    flags: those that `experiments.train` is given.
+  """
+
+  method: str
+  seed: int
+  folder: pathlib.Path
+  config: dict[str, Any]
+  flags: tuple[str, ...]
+
+  @property
+  def name(self) -> str:
+    return f'{self.method}_seed{self.seed}'
+
+  @property
+  def log(self) -> pathlib.Path:
+    return self.folder.with_name(f'{self.name}.log')
+
+
+def load_methods(path: str) -> Any:
+  """Imports a config file with `METHODS`, `MAIN` and `REFERENCES`."""
+  spec = importlib.util.spec_from_file_location('comparison_methods', path)
+  if spec is None or spec.loader is None or not pathlib.Path(path).exists():
+    raise CompareError(f'{path} is no Python file; give a config file.')
+  module = importlib.util.module_from_spec(spec)
+  spec.loader.exec_module(module)
+  for name in ('METHODS', 'MAIN', 'REFERENCES'):
+    if not hasattr(module, name):
+      raise CompareError(
+        f'{path} has no {name}; experiments/configs/compare.py shows what a '
+        'comparison needs.'
+      )
+  return module
+
+
+def make_cells(
+  path: str,
+  methods: Sequence[str],
+  seeds: Sequence[int],
+  folder: pathlib.Path,
+  budget: dict[str, int],
+) -> list[Cell]:
+  """Lists the cells, all methods of a seed before the next seed.
+
+  Args:
+    path: the config file with the methods.
+    methods, seeds: whose product is played.
+    folder: where the runs' folders are.
+    budget: dotted fields that are set alike in all of them.
+
+  Raises: CompareError for a method that the file does not hold; ConfigError
+    for a config that cannot work.
+  """
+  module = load_methods(path)
+  unknown = sorted(set(methods) - set(module.METHODS))
+  if unknown:
+    raise CompareError(
+      f'no method {", ".join(unknown)} in {path}; it holds '
+      f'{", ".join(module.METHODS)}.'
+    )
+  cells = []
+  for seed in seeds:
+    for method in methods:
+      own = folder / f'{method}_seed{seed}'
+      fields = {'seed': seed, 'run_dir': str(own), **budget}
+      config = module.get_config(method)
+      config.update_from_flattened_dict(fields)
+      run_lib.check(config)
+      flags = [f'--config={path}:{method}']
+      flags += [f'--config.{name}={value}' for name, value in fields.items()]
+      cells.append(Cell(method, seed, own, config.to_dict(), tuple(flags)))
+  return cells
+
+
+def unfinished(cells: Iterable[Cell]) -> list[Cell]:
+  """Returns the cells that have no summary yet.
+
+  Raises: CompareError if a folder holds a run of another config.
+  """
+  wrong, rest = [], []
+  for cell in cells:
+    saved = cell.folder / 'config.json'
+    differences = saved.exists() and checkpoint.config_differences(
+      json.loads(saved.read_text()), cell.config, _FREE
+    )
+    if differences:
+      wrong.append(f'{cell.folder} (saved -> given): {"; ".join(differences)}')
+    elif not (cell.folder / 'summary.json').exists():
+      rest.append(cell)
+  if wrong:
+    raise CompareError(
+      'These folders hold runs of other settings:\n  '
+      + '\n  '.join(wrong)
+      + '\nGive the saved values, or another --out, or move the folders away.'
+    )
+  return rest
+
+
+def command(cell: Cell, trainer: Sequence[str] = TRAINER) -> list[str]:
+  """What plays a cell, from the start or from where it was interrupted."""
+  begun = (cell.folder / 'config.json').exists()
+  return [*trainer, *cell.flags, *(['--resume'] if begun else [])]
+
+
+def play(
+  cells: Sequence[Cell],
+  jobs: int = 1,
+  trainer: Sequence[str] = TRAINER,
+  say: Callable[[str], None] = print,
+) -> list[Cell]:
+  """Plays cells in processes of their own, `jobs` at once.
+
+  A cell that fails does not stop the others. When this is interrupted, so are
+  the runs, which save what they have.
+
+  Returns: the cells that failed.
+  """
+  waiting = collections.deque(cells)
+  running: list[tuple[Cell, subprocess.Popen[bytes], float]] = []
+  failed, done = [], 0
+  try:
+    while waiting or running:
+      while waiting and len(running) < jobs:
+        cell = waiting.popleft()
+        running.append((cell, _start(cell, trainer), time.perf_counter()))
+        say(f'{cell.name}: started; it writes to {cell.log}')
+      time.sleep(_LOOK_SECONDS)
+      for entry in [x for x in running if x[1].poll() is not None]:
+        running.remove(entry)
+        cell, process, start = entry
+        done += 1
+        seconds = time.perf_counter() - start
+        if process.returncode or not (cell.folder / 'summary.json').exists():
+          failed.append(cell)
+          say(f'{cell.name}: failed with {process.returncode}: {_tail(cell)}')
+        else:
+          say(f'{cell.name}: {seconds:.0f} s ({done} of {len(cells)})')
+  finally:
+    _stop([process for _, process, _ in running])
+  return failed
+
+
+def _start(cell: Cell, trainer: Sequence[str]) -> subprocess.Popen[bytes]:
+  cell.folder.parent.mkdir(parents=True, exist_ok=True)
+  with cell.log.open('ab') as log:
+    # A session of its own: Ctrl-C is ours, and passed on once.
+    return subprocess.Popen(
+      command(cell, trainer),
+      stdin=subprocess.DEVNULL,
+      stdout=log,
+      stderr=subprocess.STDOUT,
+      start_new_session=True,
+    )
+
+
+def _stop(processes: Sequence[subprocess.Popen[bytes]]) -> None:
+  for process in processes:
+    process.send_signal(signal.SIGINT)
+  for process in processes:
+    try:
+      process.wait(_STOP_SECONDS)
+    except subprocess.TimeoutExpired:
+      process.kill()
+
+
+def _tail(cell: Cell) -> str:
+  lines = cell.log.read_text(errors='replace').split('\n')
+  return '\n'.join(lines[-4:]).strip()

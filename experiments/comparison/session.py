@@ -1,0 +1,64 @@
+"""When, where and with which code runs were made."""
+
+from __future__ import annotations
+
+import datetime
+import json
+import os
+import pathlib
+import platform
+import shlex
+import subprocess
+from collections.abc import Sequence
+from typing import Any
+
+_FILE = 'sessions.jsonl'
+
+
+def describe(arguments: Sequence[str]) -> dict[str, Any]:
+  """Returns what a reader needs to judge seconds and to repeat a command."""
+  return {
+    'command': shlex.join(['python', '-m', 'experiments.compare', *arguments]),
+    'date': datetime.date.today().isoformat(),
+    'commit': _commit(),
+    'cores': len(os.sched_getaffinity(0)),
+    'cpu': _cpu(),
+  }
+
+
+def append(folder: pathlib.Path, record: dict[str, Any]) -> None:
+  """Adds a session to those of a comparison."""
+  folder.mkdir(parents=True, exist_ok=True)
+  with (folder / _FILE).open('a', encoding='utf-8') as file:
+    file.write(json.dumps(record) + '\n')
+
+
+def read(folder: pathlib.Path) -> list[dict[str, Any]]:
+  path = folder / _FILE
+  if not path.exists():
+    return []
+  return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def _commit() -> str:
+  """The checkout's commit, with `-dirty` where files differ from it."""
+  here = pathlib.Path(__file__).parent
+  try:
+    return subprocess.run(
+      ['git', 'describe', '--always', '--dirty', '--abbrev=12'],
+      cwd=here,
+      capture_output=True,
+      text=True,
+      check=True,
+    ).stdout.strip()
+  except (OSError, subprocess.CalledProcessError):
+    return 'unknown'
+
+
+def _cpu() -> str:
+  path = pathlib.Path('/proc/cpuinfo')
+  if path.exists():
+    for line in path.read_text().splitlines():
+      if line.startswith('model name'):
+        return line.partition(':')[2].strip()
+  return platform.processor() or 'unknown'

@@ -1,4 +1,7 @@
-"""Trains a policy: `python -m experiments.train --config=<file> [--resume]`."""
+"""Trains a policy: `python -m experiments.train --config=<file> [--resume]`.
+
+With `--plan` it says what the run would do and need, and does not start.
+"""
 
 from __future__ import annotations
 
@@ -8,10 +11,12 @@ import sys
 import time
 from collections.abc import Sequence
 
+import ml_collections
 from absl import app, flags, logging
 from ml_collections import config_flags
 
 from envs.base import EnvError
+from experiments import planning
 from hgpo_jax.policy.weights import WeightsError
 from hgpo_jax.train import checkpoint, evaluate, trainer
 from hgpo_jax.types import ConfigError
@@ -22,6 +27,9 @@ _CONFIG = config_flags.DEFINE_config_file(
 _RESUME = flags.DEFINE_bool(
   'resume', False, 'Continue from the newest checkpoint of the run.'
 )
+_PLAN = flags.DEFINE_bool(
+  'plan', False, 'Say what the run would do, without starting it.'
+)
 
 
 def main(argv: Sequence[str]) -> None:
@@ -29,7 +37,11 @@ def main(argv: Sequence[str]) -> None:
     raise app.UsageError(f'unknown arguments {argv[1:]}')
   logging.set_verbosity(logging.WARNING)  # checkpoints are chatty
   config = _CONFIG.value
-  folder = pathlib.Path(config.run_dir or _default_folder(config.seed))
+  folder = pathlib.Path(config.run_dir or _default_folder(config))
+  if _PLAN.value:
+    planned = planning.plan(config, folder)
+    print(planned)
+    sys.exit(bool(planned.refused))
   if not _RESUME.value:
     _move_aside(folder)
   folder.mkdir(parents=True, exist_ok=True)
@@ -57,11 +69,14 @@ def main(argv: Sequence[str]) -> None:
   )
 
 
-def _default_folder(seed: int) -> str:
-  name = pathlib.Path(
-    config_flags.get_config_filename(flags.FLAGS['config'])
-  ).stem
-  return f'runs/{name}' + (f'_seed{seed}' if seed else '')
+def _default_folder(config: ml_collections.ConfigDict) -> str:
+  name = (
+    config.cell
+    or pathlib.Path(
+      config_flags.get_config_filename(flags.FLAGS['config'])
+    ).stem
+  )
+  return f'runs/{name}' + (f'_seed{config.seed}' if config.seed else '')
 
 
 def _move_aside(folder: pathlib.Path) -> None:

@@ -12,6 +12,7 @@ def get_config() -> ml_collections.ConfigDict:
   c = ml_collections.ConfigDict()
   c.seed = 0
   c.run_dir = ''  # where everything is written; '' means runs/<config's name>
+  c.cell = ''  # name of the paper's cell that this is; '' is none of them
   c.iterations = 160  # rollout + update
 
   c.env = ml_collections.ConfigDict()
@@ -33,6 +34,8 @@ def get_config() -> ml_collections.ConfigDict:
   c.env.alfworld.num_distractors = ()  # other objects, so too
   c.env.alfworld.game_seed = 0  # another seed, other generated games
   c.env.alfworld.shuffle_search = False  # the expert searches in random order
+  c.env.webshop = ml_collections.ConfigDict()
+  c.env.webshop.max_turns = 15  # environment turns per episode
   c.env.toy = ml_collections.ConfigDict({'num_words': 4})
 
   c.policy = ml_collections.ConfigDict()
@@ -96,20 +99,101 @@ def get_config() -> ml_collections.ConfigDict:
   c.algo.hgpo.normalisation = 'mean_std'  # or 'mean'
   c.algo.hgpo.skip_zero = False
   c.algo.hgpo.base_group = False
+  c.algo.hgpo.contexts = 'states'  # or 'states_actions'
+  c.algo.hgpo_shrink = ml_collections.ConfigDict()
+  c.algo.hgpo_shrink.contexts = 'states'  # or 'states_actions'
+  c.algo.hgpo_shrink.normalisation = 'mean_std'  # or 'mean'
+  c.algo.turn_index = ml_collections.ConfigDict()
+  c.algo.turn_index.normalisation = 'mean_std'  # or 'mean'
+  c.algo.turn_index.count = 'trajectories'  # or 'rows'
+  c.algo.turn_index.singleton = 'zero'  # or 'raw', as released
+  c.algo.salt = ml_collections.ConfigDict()
+  c.algo.salt.normalisation = 'mean_std'  # or 'mean'
+  c.algo.salt.count = 'trajectories'  # or 'rows'
   c.algo.gigpo = ml_collections.ConfigDict()
   c.algo.gigpo.weight = 1.0  # of the step term
   c.algo.gigpo.normalisation = 'mean_std'  # or 'mean'
+  c.algo.gigpo.similarity = 1.0  # observations so alike are one; 1 is equality
   c.algo.grpo = ml_collections.ConfigDict()
   c.algo.grpo.normalisation = 'mean_std'  # or 'mean'
   c.algo.grpo.count = 'rows'  # or 'trajectories'
+  c.algo.ppo = ml_collections.ConfigDict()  # with a critic; see train/critic.py
+  # What has a value, 'turn' or 'token', is also what gamma and lam count: with
+  # 'token' and long replies they belong near 1.
+  c.algo.ppo.level = 'turn'
+  c.algo.ppo.lam = 1.0  # lambda of the generalised advantage estimation
+  c.algo.ppo.value_clip = 0.5  # reward units a value may move per iteration
+  # What stops at the step limit has failed: that is the success that is
+  # reported, and what the other estimators' returns say. True lets it go on.
+  c.algo.ppo.bootstrap_truncated = False
+  c.algo.ppo.critic_learning_rate = 1e-5  # else as in optim
+  c.algo.ppo.critic_warmup = 0  # critic updates before the policy moves
   c.algo.rloo = ml_collections.ConfigDict()
   c.algo.rloo.count = 'trajectories'  # or 'rows'
+  c.algo.dr_grpo = ml_collections.ConfigDict()
+  c.algo.dr_grpo.count = 'trajectories'  # or 'rows'
+  c.algo.dr_mas = ml_collections.ConfigDict()
+  c.algo.dr_mas.normalisation = 'mean_std'  # or 'mean'
+  c.algo.dr_mas.count = 'rows'  # or 'trajectories'
+  c.algo.reinforce_pp = ml_collections.ConfigDict()
+  c.algo.reinforce_pp.std = 'sample'  # or 'population'
+  c.algo.reinforce_pp_baseline = ml_collections.ConfigDict()
+  c.algo.reinforce_pp_baseline.count = 'rows'  # or 'trajectories'
+  c.algo.lite_ppo = ml_collections.ConfigDict()
+  c.algo.lite_ppo.count = 'trajectories'  # or 'rows'
+  c.algo.gdpo = ml_collections.ConfigDict()
+  c.algo.gdpo.weights = ()  # one per score; () is 1 for each
+  c.algo.gdpo.count = 'trajectories'  # or 'rows'
+  # max_return is that of a success, after reward_scale.
+  c.algo.ngrpo = ml_collections.ConfigDict()
+  c.algo.ngrpo.max_return = 10.0  # reward units
+  c.algo.ngrpo.count = 'trajectories'  # or 'rows'
+  c.algo.mc_grpo = ml_collections.ConfigDict()
+  c.algo.mc_grpo.rescale = False
+  c.algo.mc_grpo.limit = 10.0  # largest absolute advantage, ours; inf is off
+  c.algo.mc_grpo.count = 'trajectories'  # or 'rows'
+  c.algo.bnpo = ml_collections.ConfigDict()
+  c.algo.bnpo.max_return = 10.0  # reward units
+  c.algo.bnpo.count = 'trajectories'  # or 'rows'
+  c.algo.a_grae = ml_collections.ConfigDict()
+  c.algo.a_grae.alpha = 1.0  # success rate that gives successes full weight
+  c.algo.a_grae.max_return = 10.0  # reward units
+  c.algo.a_grae.count = 'trajectories'  # or 'rows'
+  c.algo.copo = ml_collections.ConfigDict()
+  c.algo.copo.gain = 5.0  # per bit
+  c.algo.copo.offset = 1.0  # bits
+  c.algo.copo.weighting = 'soft'  # or 'soft_with_zero'
+  c.algo.copo.count = 'trajectories'  # or 'rows'
 
   c.loss = ml_collections.ConfigDict()
-  c.loss.clip_low = 0.2
-  c.loss.clip_high = 0.2
-  c.loss.dual_clip = 3.0
-  c.loss.kl = 'k3'
+  c.loss.surrogate = 'clipped'  # a name in hgpo_jax/losses
+  # Of 'clipped'. DAPO: 0.2, 0.28 and 10.
+  c.loss.clip_low = 0.2  # the ratio may fall by so much
+  c.loss.clip_high = 0.2  # and rise
+  c.loss.dual_clip = 3.0  # bound where the advantage is negative
+  # Options of each other surrogate; its function says what they do, and with
+  # which aggregation it is meant.
+  c.loss.gspo = ml_collections.ConfigDict()
+  c.loss.gspo.clip_low = 3e-4  # of the reply's mean ratio
+  c.loss.gspo.clip_high = 4e-4
+  c.loss.gmpo = ml_collections.ConfigDict()
+  c.loss.gmpo.clip_low = 0.4  # nats
+  c.loss.gmpo.clip_high = 0.4
+  c.loss.kpo = ml_collections.ConfigDict()
+  c.loss.kpo.q = 1e-6  # step variance over noise variance
+  c.loss.kpo.clip_low = 3e-4  # of the filtered ratio
+  c.loss.kpo.clip_high = 4e-4
+  c.loss.dcpo = ml_collections.ConfigDict()
+  c.loss.dcpo.clip_low = 0.2  # of q (ratio - 1) ratio, q the old probability
+  c.loss.dcpo.clip_high = 0.28
+  c.loss.dcpo.dual_clip = 10.0
+  c.loss.cispo = ml_collections.ConfigDict()
+  c.loss.cispo.clip_low = 1.0  # of the weight; 1 is off
+  c.loss.cispo.clip_high = 4.0
+  c.loss.sapo = ml_collections.ConfigDict()
+  c.loss.sapo.tau_positive = 1.0  # steepness of the gate
+  c.loss.sapo.tau_negative = 1.05
+  c.loss.kl = 'k3'  # a name in hgpo_jax/losses/kl.py
   c.loss.kl_coef = 0.01
   c.loss.entropy_coef = 0.001
   c.loss.aggregation = (
@@ -146,11 +230,11 @@ def get_config() -> ml_collections.ConfigDict:
 
   c.eval = ml_collections.ConfigDict()
   c.eval.every = 0  # iterations between evaluations; 0 only at the end
-  c.eval.games = 512  # per split and temperature; 0 plays the whole split, -1
+  c.eval.games = 512  # per split, temperature and seed; 0 plays all, -1
   # skips evaluation
   c.eval.splits = ('valid_seen', 'valid_unseen')
   c.eval.temperatures = (1.0, 0.4)
-  c.eval.seed = 123
+  c.eval.seeds = (123,)  # of sampling; each plays all games once
 
   c.checkpoint = ml_collections.ConfigDict()
   c.checkpoint.every = 10  # iterations

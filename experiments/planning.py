@@ -1,0 +1,242 @@
+"""What an experiment will do and hold, said before anything is made.
+
+Nothing is downloaded or allocated: a checkpoint that is not here has the size
+that its name says, and the mesh need not be of devices that are here.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+import pathlib
+import re
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import ml_collections
+
+from envs import registry
+from envs.base import EnvError
+from hgpo_jax.policy import lora, memory, qwen2, sharding
+from hgpo_jax.policy.weights import WeightsError
+from hgpo_jax.train import policy as policy_lib
+from hgpo_jax.train import run as run_lib
+from hgpo_jax.train import tasks
+from hgpo_jax.types import ConfigError
+
+Lines = Iterator[tuple[str, str]]  # what is meant, and what is known of it
+
+
+class Plan(NamedTuple):
+  """What is known, and what stands against it.
+
+  Attributes:
+    lines: for people.
+    refused: why this cannot work, each with its cure; empty where it can.
+  """
+
+  lines: list[str]
+  refused: list[str]
+
+  def __str__(self) -> str:
+    refused = [f'REFUSED     {reason}' for reason in self.refused]
+    return '\n'.join([*self.lines, *refused])
+
+
+def plan(config: ml_collections.ConfigDict, folder: pathlib.Path) -> Plan:
+  """Looks ahead at a run of `config` in `folder`."""
+  made = Plan([], [])
+  for part in (_check, _work, _games, _policy, _files):
+    try:
+      for name, text in part(config, folder):
+        made.lines.append(f'{name:<12}{text}')
+    except (ValueError, EnvError, WeightsError, OSError) as error:
+      reason = f'{type(error).__name__}: {error}'
+      if reason not in made.refused:  # two parts may ask for the same
+        made.refused.append(reason)
+  return made
+
+
+def _check(config: ml_collections.ConfigDict, folder: pathlib.Path) -> Lines:
+  """Refuses what training would, but for devices that are not here."""
+  yield 'plan of', config.cell or str(folder)
+  c = config.copy_and_resolve_references()
+  c.mesh.update(data=1, fsdp=-1, tensor=1)
+  run_lib.check(c)
+
+
+def _work(config: ml_collections.ConfigDict, folder: pathlib.Path) -> Lines:
+  """Episodes, and upper bounds of turns, tokens and optimiser steps."""
+  c, n = config, config.iterations
+  episodes = c.rollout.groups * c.rollout.group_size
+  yield 'method', f'{c.algo.estimator}, K = {c.env.history}'
+  yield (
+    'iterations',
+    f'{n:,} of {c.rollout.groups} tasks x {c.rollout.group_size} episodes: '
+    f'{n * c.rollout.groups:,} tasks, {n * episodes:,} episodes',
+  )
+  prompt, reply = max(c.sampling.prompt_buckets), c.sampling.max_reply
+  limit = _options(config).get('max_turns')
+  if limit is None:  # the world's own affair
+    yield 'tokens', f'at most {prompt:,} + {reply:,} a turn'
+    return
+  turns = episodes * limit
+  tokens = turns * (prompt + reply) / 1e6
+  steps = c.optim.epochs * -(-turns // c.optim.minibatch)
+  yield 'turns', f'at most {limit} an episode, {turns:,} an iteration'
+  yield (
+    'tokens',
+    f'at most {turns:,} x ({prompt:,} + {reply:,}) = {tokens:,.1f} million an '
+    f'iteration, {n * tokens:,.0f} million in all',
+  )
+  yield (
+    'updates',
+    f'at most {steps} optimiser steps of {c.optim.minibatch} turns an '
+    f'iteration, {n * steps:,} in all',
+  )
+
+
+def _games(config: ml_collections.ConfigDict, folder: pathlib.Path) -> Lines:
+  """What is played, as far as the world has it."""
+  c = config.eval
+  world = registry.make_world(config.env.world, _options(config))
+  size = world.num_tasks('train')
+  played = config.iterations * config.rollout.groups
+  if size is None:
+    yield 'train games', 'without end, each played once'
+  else:
+    yield 'train games', f'{size:,}, each played {played / size:.2f} times'
+  if c.games < 0:
+    yield 'evaluation', 'none'
+    return
+  counts = {
+    split: len(tasks.eval_tasks(c.games, world.num_tasks(split)))
+    for split in c.splits
+  }
+  games = ' + '.join(f'{n:,} {split}' for split, n in counts.items())
+  episodes = sum(counts.values()) * len(c.temperatures) * len(c.seeds)
+  between = (config.iterations - 1) // c.every if c.every else 0
+  yield (
+    'evaluation',
+    f'{games} games, temperatures {_list(c.temperatures)}, seeds '
+    f'{_list(c.seeds)}: {episodes:,} episodes, {2 + between} times',
+  )
+
+
+def _policy(config: ml_collections.ConfigDict, folder: pathlib.Path) -> Lines:
+  """Params, devices and the memory of each."""
+  policy, mesh = _planned(config), _mesh(config)
+  trained, frozen = _params(policy)
+  name = config.policy.checkpoint or config.policy.preset
+  yield (
+    'policy',
+    f'{name}: {_count(trained):,} params trained, {_count(frozen):,} frozen',
+  )
+  shape = ' x '.join(f'{k} {v}' for k, v in mesh.shape.items())
+  ways, here = math.prod(mesh.shape.values()), jax.device_count()
+  yield 'devices', f'{ways} = {shape}; {here} here ({jax.default_backend()})'
+  given = config.mesh.device_gib
+  if not given and memory.device_memory() is None:
+    yield 'note', 'no --config.mesh.device_gib: whether it fits is not checked'
+  if jax.default_backend() == 'cpu' and policy.model.attention == 'auto':
+    yield 'note', 'memory is that of the plain attention, which needs the most'
+  yield 'memory', str(policy.memory())
+
+
+def _files(config: ml_collections.ConfigDict, folder: pathlib.Path) -> Lines:
+  """What will be written."""
+  c = config
+  policy = _planned(config)
+  trained, _ = _params(policy)
+  itemsize = jnp.dtype(c.optim.moments_dtype).itemsize
+  size = sum(
+    x.size * (x.dtype.itemsize + 2 * itemsize) for x in jax.tree.leaves(trained)
+  )
+  size *= 1 + policy.has_critic  # of the policy's size
+  samples = -(-c.iterations // c.samples_every) if c.samples_every else 0
+  yield (
+    'files',
+    f'{folder}/: config.json, template.json, metrics.jsonl, tensorboard/, '
+    f'samples/ ({samples}), warm_start/, checkpoints/ (the newest '
+    f'{c.checkpoint.keep}, some {size / memory.GIB:.1f} GiB each), '
+    'summary.json',
+  )
+  if folder.exists() and any(folder.iterdir()):
+    yield 'note', f'{folder} holds a run: it would be moved aside'
+
+
+# ---- what the parts ask ----
+
+
+def _options(config: ml_collections.ConfigDict) -> dict[str, Any]:
+  """Those of the config's world."""
+  env = config.env
+  return env[env.world].to_dict() if env.world in env else {}
+
+
+def _list(values: Any) -> str:
+  return ', '.join(map(str, values))
+
+
+def _planned(config: ml_collections.ConfigDict) -> policy_lib.Policy:
+  """The policy on the mesh that is meant."""
+  c = config.copy_and_resolve_references()
+  found = c.policy.checkpoint
+  if found and not pathlib.Path(found).is_dir():
+    c.policy.update(checkpoint='', preset=_size_of(found))
+  return policy_lib.Policy(c, _Unread(c.policy.vocab_size), _mesh(c))
+
+
+def _size_of(checkpoint: str) -> str:
+  """The preset that a hub id names."""
+  found = re.search(r'qwen2\.5-([\d.]+b)', checkpoint.lower())
+  if not found or found[1] not in qwen2.CONFIGS:
+    raise ConfigError(
+      f'policy.checkpoint is {checkpoint!r}, which is no local folder, and '
+      f'names none of the sizes of Qwen2.5 that are known: {[*qwen2.CONFIGS]}. '
+      'Download it to plan with it.'
+    )
+  return found[1]
+
+
+class _Unread:
+  """A tokenizer that is not here: its size is known, and no id matters."""
+
+  pad_token_id = 0
+
+  def __init__(self, size: int):
+    self._size = size
+    self.backend_tokenizer = self
+
+  def __len__(self) -> int:
+    return self._size
+
+  def token_to_id(self, token: str) -> int:
+    return 0
+
+
+def _mesh(config: ml_collections.ConfigDict) -> jax.sharding.AbstractMesh:
+  """The config's mesh; -1 takes what is left of the devices that are here."""
+  sizes = [config.mesh[axis] for axis in sharding.AXES]
+  known = math.prod(size for size in sizes if size != -1)
+  if sizes.count(-1) > 1 or known < 1:
+    raise ConfigError(
+      f'mesh is {sizes}; expected sizes, one of them may be -1.'
+    )
+  left = max(1, jax.device_count() // known)
+  return jax.sharding.AbstractMesh(
+    tuple(left if size == -1 else size for size in sizes), sharding.AXES
+  )
+
+
+def _params(policy: policy_lib.Policy) -> tuple[Any, Any]:
+  """Shapes of what is trained and of what is not."""
+  draw = functools.partial(qwen2.init_params, policy.model)
+  shapes = jax.eval_shape(draw, jax.random.key(0))
+  return lora.split(shapes) if policy.model.lora else (shapes, {})
+
+
+def _count(tree: Any) -> int:
+  return sum(leaf.size for leaf in jax.tree.leaves(tree))

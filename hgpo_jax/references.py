@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import collections
 from collections.abc import Callable, Hashable
-from typing import Any
 
 import numpy as np
 
@@ -200,80 +199,68 @@ def reference_hgpo_shrink(
   levels = level_keys(rows, depth=depth, contexts=contexts)
   advantages = np.zeros(len(rows.mask))
   for task in sorted({int(x) for x in np.asarray(rows.task)[rows.mask]}):
-    members = np.flatnonzero((rows.task == task) & rows.mask).tolist()
-    shrunk = _shrunk_baselines(rows, [[x[n] for n in members] for x in levels],
-                               members)  # fmt: skip
+    members = np.flatnonzero((rows.task == task) & rows.mask)
     returns = np.asarray(rows.returns, np.float64)[members]
+    keys = [[level[n] for n in members] for level in levels]
     scale = 1.0
     if normalisation == 'mean_std':
-      keys = [levels[0][n] for n in members]
-      squares, freedom = _within(
-        dict(enumerate(returns)), dict(enumerate(keys))
-      )
+      squares, freedom = _within(keys[0], returns)
       scale = np.sqrt(squares / max(freedom, 1)) + eps
-    for n, ret in zip(members, returns, strict=True):
-      if n in shrunk:
-        advantages[n] = (ret - shrunk[n]) / scale
+    advantages[members] = (returns - _shrunk_baselines(keys, returns)) / scale
   return advantages
 
 
 def _shrunk_baselines(
-  rows: Rows, levels: list[list[Hashable | None]], members: list[int]
-) -> dict[int, float]:
-  """v_K of those rows of one task that another episode's row lies with."""
-  units = []  # of each level: group -> episode -> mean return
-  for keys in levels:
-    returns: dict[Hashable, dict[int, list[float]]] = {}
-    for n, key in zip(members, keys, strict=True):
-      if key is not None:
-        visits = returns.setdefault(key, {}).setdefault(int(rows.traj[n]), [])
-        visits.append(float(rows.returns[n]))
-    units.append({
-      key: {traj: float(np.mean(x)) for traj, x in episodes.items()}
-      for key, episodes in returns.items()
-    })  # fmt: skip
+  levels: list[list[Hashable | None]], returns: np.ndarray
+) -> np.ndarray:
+  """v_K of the rows of one task; `levels` are their keys on each level."""
+  groups = [_members(keys) for keys in levels]
   tau, sigma = {}, {}
   noise = None
   for k in range(len(levels) - 1, 0, -1):
     if noise is None:  # no level below splits a group of this one
-      values = {(g, e): y for g in units[k] for e, y in units[k][g].items()}
-      squares, freedom = _within(values, {name: name[0] for name in values})
+      squares, freedom = _within(levels[k], returns)
       noise = squares / max(freedom, 1)
     parent = dict(zip(levels[k], levels[k - 1], strict=True))
     squares = reach = 0.0
-    for p in {parent[g] for g in units[k]}:
-      children = [np.array([*units[k][g].values()])
-                  for g in units[k] if parent[g] == p]  # fmt: skip
+    for p in {parent[g] for g in groups[k]}:
+      children = [returns[x] for g, x in groups[k].items() if parent[g] == p]
       pooled = np.concatenate(children)
       for x in children:
         squares += len(x) * (x.mean() - pooled.mean()) ** 2
         reach += len(x) * (1 - len(x) / len(pooled))
-    freedom = len(units[k]) - len({parent[g] for g in units[k]})
+    freedom = len(groups[k]) - len({parent[g] for g in groups[k]})
     tau[k] = max(0.0, squares - freedom * noise) / reach if reach else 0.0
     sigma[k] = noise
     noise = squares / freedom if freedom else None
-  baselines = {}
-  for place, n in enumerate(members):
+  baselines = np.zeros(len(returns))
+  for n in range(len(returns)):
     for k, keys in enumerate(levels):
-      episodes = units[k].get(keys[place], {})
-      others = [y for e, y in episodes.items() if e != rows.traj[n]]
-      if others and k == 0:
-        baselines[n] = float(np.mean(others))
-      elif others and tau[k]:
-        share = tau[k] / (tau[k] + sigma[k] / len(others))
-        baselines[n] += share * (float(np.mean(others)) - baselines[n])
+      x = returns[groups[k].get(keys[n], [])]
+      if k == 0:
+        baselines[n] = x.mean()
+      elif len(x) and x.max() > x.min() and tau[k]:
+        share = tau[k] / (tau[k] + sigma[k] / len(x))
+        baselines[n] += share * (x.mean() - baselines[n])
   return baselines
 
 
+def _members(keys: list[Hashable | None]) -> dict[Hashable, list[int]]:
+  """The rows of each key."""
+  found: dict[Hashable, list[int]] = collections.defaultdict(list)
+  for n, key in enumerate(keys):
+    if key is not None:
+      found[key].append(n)
+  return dict(found)
+
+
 def _within(
-  values: dict[Any, float], keys: dict[Any, Hashable]
+  keys: list[Hashable | None], returns: np.ndarray
 ) -> tuple[float, int]:
   """Squares around the groups' means, and their degrees of freedom."""
-  groups = collections.defaultdict(list)
-  for name, value in values.items():
-    groups[keys[name]].append(value)
-  squares = sum(float(np.var(x)) * len(x) for x in groups.values())
-  return squares, len(values) - len(groups)
+  groups = [returns[x] for x in _members(keys).values()]
+  squares = sum(float(np.var(x)) * len(x) for x in groups)
+  return squares, sum(len(x) - 1 for x in groups)
 
 
 REFERENCES: dict[str, Callable[..., np.ndarray]] = {

@@ -55,10 +55,9 @@ def test_two_contexts_of_two_by_hand():
   # freedom, sigma^2 = 2; between them 4 x 3^2 on one, c = 2, tau^2 = 17.
   histories = np.array([[1, 0], [1, 0], [2, 0], [2, 0]])
   returns = np.array([1.0, 3.0, 7.0, 9.0])
-  share = 17 / (17 + 2 / 1)
-  state = (returns.sum() - returns) / 3
-  context = returns[[1, 0, 3, 2]]
-  expected = returns - (share * context + (1 - share) * state)
+  share = 17 / (17 + 2 / 2)
+  context = np.array([2.0, 2.0, 8.0, 8.0])
+  expected = returns - (share * context + (1 - share) * 5)
   actual = shrunk(rows_after(histories, returns))[1::2]
   np.testing.assert_allclose(actual, expected, rtol=1e-6)
 
@@ -68,26 +67,16 @@ def test_contexts_that_do_not_matter_are_given_no_say():
   histories = np.array([[1, 0], [1, 0], [2, 0], [2, 0]])
   returns = np.array([1.0, 3.0, 1.0, 3.0])
   actual = shrunk(rows_after(histories, returns))[1::2]
-  np.testing.assert_allclose(actual, returns - [7 / 3, 5 / 3] * 2, rtol=1e-6)
+  np.testing.assert_allclose(actual, returns - 2, rtol=1e-6)
 
 
-def test_an_episode_is_not_measured_against_itself():
-  # Episode 0 walks in a circle; its three visits meet one visit of another.
-  same = np.zeros(4, np.int32)
-  rows = Rows(
-    task=same,
-    traj=np.array([0, 0, 0, 1], np.int32),
-    turn=np.array([0, 1, 2, 0], np.int32),
-    obs=same,
-    act=same,
-    episode_return=np.zeros(4, np.float32),
-    returns=np.array([0.5, 0.7, 1.2, 0.1], np.float32),
-    mask=np.ones(4, bool),
-  )
-  expected = [0.4, 0.6, 1.1, 0.1 - 0.8]
-  np.testing.assert_allclose(shrunk(rows), expected, atol=1e-6)
-  alone = rows.replace(mask=rows.traj == 0)
-  np.testing.assert_array_equal(shrunk(alone), 0)
+def test_contexts_without_spread_leave_the_word_to_the_state():
+  # Contexts 2 (met once) and 3 (equal returns) would say 0.
+  histories = np.array([[1, 0], [1, 0], [2, 0], [3, 0], [3, 0]])
+  returns = np.array([1.0, 3.0, 9.0, 5.0, 5.0])
+  actual = shrunk(rows_after(histories, returns))[1::2]
+  np.testing.assert_allclose(actual[2:], [4.4, 0.4, 0.4], rtol=1e-6)
+  assert abs(actual[0] - (1 - 4.6)) > 0.1  # context 1 has a say
 
 
 @pytest.mark.parametrize('seed', range(4))
@@ -122,21 +111,19 @@ def simulated(rng, tau, sigma):
 
 
 def level_means(histories, returns):
-  """Mean `[K+1, n]` and number of the others in each row's groups."""
-  means, others = [], []
+  """Mean and size `[K+1, n]` of each row's groups."""
+  means, sizes = [], []
   for k in range(histories.shape[1]):
     keys = histories[:, -1 - k :]
-    same = (keys[:, None] == keys[None]).all(-1) & ~np.eye(
-      len(keys), dtype=bool
-    )
-    others.append(same.sum(1))
-    means.append(same @ returns / np.maximum(same.sum(1), 1))
-  return np.array(means), np.array(others)
+    same = (keys[:, None] == keys[None]).all(-1)
+    sizes.append(same.sum(1))
+    means.append(same @ returns / same.sum(1))
+  return np.array(means), np.array(sizes)
 
 
-def averaged(means, others, weights):
-  """Baselines from level weights, over the levels where others are."""
-  share = np.where(others > 0, np.array(weights)[:, None], 0)
+def averaged(means, sizes, weights):
+  """Baselines from level weights, over the levels that are not met once."""
+  share = np.where(sizes > 1, np.array(weights)[:, None], 0)
   return (share * means).sum(0) / np.maximum(share.sum(0), 1e-9)
 
 
@@ -150,16 +137,16 @@ def test_its_baseline_is_nearest_to_the_truth_of_its_model(tau, sigma):
   for _ in range(20):
     histories, returns, truth = simulated(rng, tau, sigma)
     advantages = shrunk(rows_after(histories, returns))[2::3]
-    means, others = level_means(histories, returns)
-    deepest = (others > 0).sum(0) - 1
+    means, sizes = level_means(histories, returns)
+    deepest = np.maximum((sizes > 1).sum(0) - 1, 0)
     baselines = [
       returns - advantages,
-      averaged(means, others, [1, 0, 0]),
+      averaged(means, sizes, [1, 0, 0]),
       means[deepest, np.arange(len(truth))],
-      averaged(means, others, [1, 2, 3]),  # alpha = 1, the paper's weights
-      averaged(means, others, [2, 3, 4]),  # and the released ones
+      averaged(means, sizes, [1, 2, 3]),  # alpha = 1, the paper's weights
+      averaged(means, sizes, [2, 3, 4]),  # and the released ones
     ]
-    met = others[0] > 0
+    met = sizes[0] > 1
     errors.append([((b - truth)[met] ** 2).mean() for b in baselines])
   ours, *fixed = np.mean(errors, axis=0)
   assert ours < 0.95 * min(fixed)

@@ -5,6 +5,8 @@ BIN := $(VENV)/bin
 CONFIG ?= alfworld_tiny
 SEED ?= 0
 ARGS ?=
+# A name, a name:variant, or a file (with or without :variant).
+CONFIG_FILE = $(if $(findstring .py,$(CONFIG)),$(CONFIG),experiments/configs/$(subst :,.py:,$(CONFIG))$(if $(findstring :,$(CONFIG)),,.py))
 
 # One program at a time: the two halves of these targets must not overlap.
 .NOTPARALLEL:
@@ -12,7 +14,7 @@ ARGS ?=
 
 train: $(VENV)/.run
 	$(BIN)/python -m experiments.train \
-	  --config=$(if $(filter %.py,$(CONFIG)),$(CONFIG),experiments/configs/$(CONFIG).py) \
+	  --config=$(CONFIG_FILE) \
 	  --config.seed=$(SEED) $(ARGS)
 
 test: $(VENV)/.test

@@ -121,6 +121,27 @@ def test_server_processes_give_the_trajectories_of_the_inline_world(tmp_path):
     assert [t.action for t in a.turns] == [t.action for t in b.turns]
 
 
+def test_groups_that_cannot_teach_are_replaced(tmp_path):
+  plain, filtered = config(), config(rollout__max_groups=12)
+  with trainer.open_seat(plain) as seat:
+    run, params = run_lib.warm_start(plain, seat, tmp_path / 'a')
+    first = run.rollout(params, 0)
+    assert run.teaching(first) is first
+    run, params = run_lib.warm_start(filtered, seat, tmp_path / 'a')
+    played = run.rollout(params, 0)
+  size, wanted = plain.rollout.group_size, plain.rollout.groups
+  groups = [played[i : i + size] for i in range(0, len(played), size)]
+  assert wanted < len(groups) <= 12  # a random policy fails whole groups
+  # The first round is that of a run without the filter.
+  assert [t.task for t in played[: len(first)]] == [t.task for t in first]
+  assert len({group[0].task for group in groups}) == len(groups)
+  mixed = [g for g in groups if len({t.won for t in g}) > 1]
+  assert run.teaching(played) == [t for g in mixed[:wanted] for t in g]
+  alike = [t for t in played if not t.won][: size * wanted]
+  if len(alike) == size * wanted:  # none can teach: the first ones it is
+    assert run.teaching(alike) == alike
+
+
 def test_a_summary_is_json_with_the_counts(tmp_path):
   summary = trainer.train(
     config(iterations=1, checkpoint__every=0), tmp_path / 'run'

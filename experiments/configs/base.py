@@ -78,6 +78,8 @@ def get_config() -> ml_collections.ConfigDict:
 
   c.rollout = ml_collections.ConfigDict()
   c.rollout.groups = 16  # tasks per iteration
+  c.rollout.max_groups = 0  # play up to so many, until `groups` of them hold
+  # episodes of different rewards, and learn from these; 0 learns from all
   c.rollout.group_size = 8  # episodes per task
   c.rollout.rows = 128  # episodes played at once
   c.rollout.slots = 0  # of them decoding together; 0 is all

@@ -7,11 +7,12 @@ import dataclasses
 import os
 import pathlib
 import shutil
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
 import ml_collections
+import numpy as np
 import tqdm
 
 from hgpo_jax import types
@@ -20,15 +21,24 @@ from hgpo_jax.policy.sampling import Sampling
 from hgpo_jax.rollout import collect
 from hgpo_jax.rollout.codec import Codec
 from hgpo_jax.rollout.player import Player
-from hgpo_jax.train import checkpoint, evaluate, learner, tasks, warmstart
+from hgpo_jax.train import (
+  checkpoint,
+  evaluate,
+  learner,
+  selection,
+  tasks,
+  warmstart,
+)
 from hgpo_jax.train import policy as policy_lib
 from hgpo_jax.train.policy import key_of
 
 # What keys are for, beside those of `policy`.
 ROLLOUT, EVALUATION, ORDER = range(1, 4)
+REFILL = 5
 # The smallest value of a field that works.
 _LEAST = {
   'rollout.groups': 1,
+  'rollout.max_groups': 0,
   'rollout.group_size': 1,
   'rollout.rows': 1,
   'rollout.slots': 0,
@@ -97,19 +107,53 @@ class Run:
     )
 
   def rollout(self, params: Any, step: int) -> list[types.Trajectory]:
-    """Plays one iteration's tasks, each by a group of episodes."""
-    c, seat = self.config, self.seat
+    """Plays one iteration's tasks, each by a group of episodes.
+
+    Up to `rollout.max_groups` of them, until `rollout.groups` can teach.
+    """
+    c, seat = self.config.rollout, self.seat
+    limit = max(c.groups, c.max_groups)
     numbers = tasks.train_tasks(
-      c.seed, step, c.rollout.groups, seat.world.num_tasks('train')
+      self.config.seed, step, limit, seat.world.num_tasks('train')
     )
-    group = [
-      seat.make_task('train', n)
-      for n in numbers
-      for _ in range(c.rollout.group_size)
-    ]
-    key = key_of(c.seed, ROLLOUT, step)
     params = self.policy.for_sampling(params)
-    return self.player.play(params, group, key, self.sampling)
+    played: list[types.Trajectory] = []
+    done, more = 0, c.groups
+    while more:
+      episodes = [
+        seat.make_task('train', n)
+        for n in numbers[done : done + more]
+        for _ in range(c.group_size)
+      ]
+      key = key_of(self.config.seed, ROLLOUT, step)
+      if done:
+        key = jax.random.fold_in(key_of(self.config.seed, REFILL, step), done)
+      played += self.player.play(params, episodes, key, self.sampling)
+      done += more
+      kept = int(self._informative(played).sum())
+      more = selection.groups_to_play(kept, done, wanted=c.groups, limit=limit)
+    return played
+
+  def teaching(
+    self, played: Sequence[types.Trajectory]
+  ) -> Sequence[types.Trajectory]:
+    """Returns the groups of a rollout that are learned from.
+
+    All of them, unless `rollout.max_groups` asks for some that can teach; then
+    the first such `rollout.groups`, or just the first ones where none can.
+    """
+    c = self.config.rollout
+    if not c.max_groups:
+      return played
+    found = np.flatnonzero(self._informative(played))[: c.groups]
+    groups = found if found.size else range(c.groups)
+    size = c.group_size
+    return [t for g in groups for t in played[g * size : (g + 1) * size]]
+
+  def _informative(self, played: Sequence[types.Trajectory]) -> np.ndarray:
+    rewards = [sum(turn.reward for turn in t.turns) for t in played]
+    groups = np.arange(len(played)) // self.config.rollout.group_size
+    return selection.informative(np.array(rewards), groups)
 
   def evaluate(self, params: Any) -> dict[str, dict[str, Any]]:
     """Plays the evaluation games: split -> temperature -> result.
@@ -153,6 +197,12 @@ def check(config: ml_collections.ConfigDict) -> None:
       raise types.ConfigError(
         f'{field} is {config[section][name]}; expected at least {least}.'
       )
+  c = config.rollout
+  if 0 < c.max_groups < c.groups:
+    raise types.ConfigError(
+      f'rollout.max_groups is {c.max_groups}; expected 0 or at least '
+      f'rollout.groups={c.groups}.'
+    )
 
 
 def warm_start(

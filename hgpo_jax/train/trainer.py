@@ -179,7 +179,8 @@ class _Loop:
     cut = self._run.player.counts.truncated - cut
     with _timed(self._seconds, 'update') as update_s:
       seed = (c.seed, run_lib.ORDER, step)
-      state, scalars = self._learner.update(state, reference, played, seed)
+      taught = self._run.teaching(played)
+      state, scalars = self._learner.update(state, reference, taught, seed)
     turns = [turn for t in played for turn in t.turns]
     tokens = sum(turn.prompt.size + turn.reply.size for turn in turns)
     return (
@@ -187,6 +188,7 @@ class _Loop:
       {
         **rollout_scalars(played, c.algo.reward_scale),
         **{f'update/{name}': value for name, value in scalars.items()},
+        'rollout/taught': len(taught) / len(played),
         'rollout/truncated_prompts': cut,
         'rollout/dropped_choices': dropped,
         'time/rollout_s': rollout_s(),

@@ -35,6 +35,7 @@ class Step:
     terminated: the episode reached an end of the task.
     truncated: the episode was cut off by the step limit.
     won: the task is solved.
+    parts: what the reward is made of, by name, where a world tells that.
   """
 
   observation: str
@@ -43,6 +44,7 @@ class Step:
   terminated: bool = False
   truncated: bool = False
   won: bool = False
+  parts: Mapping[str, float] = dataclasses.field(default_factory=dict)
 
   @property
   def done(self) -> bool:

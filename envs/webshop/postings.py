@@ -16,7 +16,7 @@ import numpy as np
 from envs.webshop.analyzer import analyze
 
 K1, B = np.float32(0.9), np.float32(0.4)  # what Anserini sets for BM25
-_BATCH = 50_000  # documents that are sorted together
+_BATCH = 50_000  # documents that are sorted together; fewer than 2^16
 _CACHED = 2_000_000  # pieces of text whose terms are remembered
 
 
@@ -45,10 +45,12 @@ class Postings(NamedTuple):
 
 
 class _Batch(NamedTuple):
-  """Postings of consecutive documents, sorted by term and row."""
+  """Postings of consecutive documents, ordered by term and row."""
 
-  terms: np.ndarray  # [P] int32, numbered as they were first seen
-  rows: np.ndarray  # [P] int32
+  first: int  # row of the first document
+  terms: np.ndarray  # [T] int64, each once, numbered as they were first seen
+  sizes: np.ndarray  # [T] int64, postings of each
+  offsets: np.ndarray  # [P] uint16, row less `first`
   freqs: np.ndarray  # [P] float32
 
 
@@ -105,13 +107,16 @@ def _term_ids(
 
 def _count(documents: Sequence[Sequence[int]], first: int) -> _Batch:
   """Counts the terms of consecutive documents, of which `first` is the row."""
-  sizes, n = [len(one) for one in documents], len(documents)
-  terms = np.fromiter(itertools.chain.from_iterable(documents), np.int64)
-  keys = np.sort(terms * n + np.repeat(np.arange(n), sizes))
+  lengths, n = [len(one) for one in documents], len(documents)
+  numbers = np.fromiter(itertools.chain.from_iterable(documents), np.int64)
+  keys = np.sort(numbers * n + np.repeat(np.arange(n), lengths))
   new = np.flatnonzero(np.diff(keys, prepend=-1))
+  terms, sizes = np.unique(keys[new] // n, return_counts=True)
   return _Batch(
-    terms=(keys[new] // n).astype(np.int32),
-    rows=(keys[new] % n + first).astype(np.int32),
+    first=first,
+    terms=terms,
+    sizes=sizes,
+    offsets=(keys[new] % n).astype(np.uint16),
     freqs=np.diff(new, append=len(keys)).astype(np.float32),
   )
 
@@ -122,7 +127,7 @@ def _merge(
   """Puts the postings of a term together; empties `batches` to save memory."""
   counts = np.zeros(len(place), np.int64)
   for batch in batches:
-    counts += np.bincount(place[batch.terms], minlength=len(place))
+    counts[place[batch.terms]] += batch.sizes
   starts = np.concatenate([[0], np.cumsum(counts)])
   rows = np.empty(starts[-1], np.int32)
   spreads = np.empty(starts[-1], np.float32)
@@ -130,12 +135,13 @@ def _merge(
   batches.reverse()
   while batches:
     batch = batches.pop()
-    size = np.bincount(batch.terms, minlength=len(place))
-    within = np.arange(len(batch.terms)) - (np.cumsum(size) - size)[batch.terms]
-    to = free[place[batch.terms]] + within
-    rows[to] = batch.rows
-    spreads[to] = np.float32(1) + batch.freqs * factors[batch.rows]
-    free[place] += size
+    terms = place[batch.terms]
+    begins = np.cumsum(batch.sizes) - batch.sizes
+    to = np.arange(len(batch.offsets))
+    to += np.repeat(free[terms] - begins, batch.sizes)
+    rows[to] = these = batch.offsets.astype(np.int32) + batch.first
+    spreads[to] = np.float32(1) + batch.freqs * factors[these]
+    free[terms] += batch.sizes
   return starts, rows, spreads
 
 

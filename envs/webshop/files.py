@@ -12,7 +12,7 @@ from envs.base import GameError
 
 _CHUNK = 2**20  # characters read at a time
 _LONGEST = 2**26  # characters of one element; WebShop's have 10^5 at most
-_BETWEEN = re.compile(r'[\s,]*')
+_SPACE, _END = re.compile(r'\s*'), re.compile(r'\s*([,\]])')
 
 
 class CatalogError(GameError):
@@ -67,14 +67,19 @@ def read_array(path: Path) -> Iterator[Any]:
 def _whole(text: str) -> tuple[list[Any], str]:
   """Splits text into its whole elements and what is left of it."""
   decode = json.JSONDecoder().raw_decode
-  values, start = [], _BETWEEN.match(text).end()  # type: ignore[union-attr]
-  while start < len(text) and text[start] != ']':
+  values: list[Any] = []
+  start = 0
+  while start < len(text):
+    begin = _SPACE.match(text, start).end()  # type: ignore[union-attr]
     try:
-      value, end = decode(text, start)
+      value, end = decode(text, begin)
     except (ValueError, RecursionError):  # it may go on in the next chunk
       break
-    if end == len(text):  # as a number might
+    mark = _END.match(text, end)
+    if not mark:
       break
     values.append(value)
-    start = _BETWEEN.match(text, end).end()  # type: ignore[union-attr]
+    start = mark.end()
+    if mark.group(1) == ']':
+      return values, text[start - 1 :]
   return values, text[start:]

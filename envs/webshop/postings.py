@@ -149,7 +149,7 @@ def _length_factors(lengths: np.ndarray) -> np.ndarray:
   """Lucene's 1 / (k1 (1 - b + b length / mean length)), float32 throughout."""
   codes = np.array([_quantised(x) for x in range(lengths.max(initial=0) + 1)])
   texts = max(np.count_nonzero(lengths), 1)
-  mean = np.float32(lengths.sum() / texts)
+  mean = np.float32(max(lengths.sum(), 1) / texts)
   length = codes[lengths].astype(np.float32)
   return 1 / (K1 * ((1 - B) + B * length / mean))
 

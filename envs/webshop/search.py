@@ -75,7 +75,7 @@ def search(postings: Postings, query: str, limit: int = 50) -> Hits:
   with float32 parts, summed in float64 and rounded to float32, as Lucene 8
   does. Equal ones are in the order of their ids, as in Anserini.
   """
-  terms = _find_terms(postings, query)
+  terms = find_terms(postings, query)
   candidates = _candidates(terms, len(postings.ranks), limit)
   scores = np.zeros(len(candidates))
   for term in terms:
@@ -85,7 +85,7 @@ def search(postings: Postings, query: str, limit: int = 50) -> Hits:
   return Hits(candidates[best], rounded[best])
 
 
-def _find_terms(postings: Postings, query: str) -> list[_Term]:
+def find_terms(postings: Postings, query: str) -> list[_Term]:
   """The query's terms that the index knows, from the largest bound down."""
   terms = []
   for text, count in collections.Counter(analyze(query)).items():

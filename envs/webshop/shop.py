@@ -158,6 +158,10 @@ class Shop:
     self.find = functools.lru_cache(maxsize=4096)(self._find)
 
   @property
+  def index(self) -> Postings:
+    return self._packed.index
+
+  @property
   def num_goals(self) -> int:
     return len(self._packed.goals.order)
 

@@ -1,7 +1,8 @@
 """The contract of a text world: strings in, one named record out.
 
-Worlds use the standard library only and never import JAX, so that a server
-process starts in a moment and runs on a machine without an accelerator.
+Worlds never import JAX, and load no more than the standard library before they
+need it, so that a server process starts in a moment and runs on a machine
+without an accelerator.
 """
 
 from __future__ import annotations

@@ -3,10 +3,11 @@
   python -m experiments.bench_env [--games=12] [--steps=30] [--json]
   python -m experiments.bench_env --env=webshop [--products=1000000] [--json]
 
-For ALFWorld the same commands are played in both engines. Games are generated, so no data is needed; the reference engine needs the
-alfworld package. Texts, commands and rewards of both are compared. Time is the
-process's CPU time, so that other programs do not count. With --json the last
-line is one JSON object. `bench_shop.py` says how WebShop is measured.
+For ALFWorld the same commands are played in both engines. Games are generated,
+so no data is needed; the reference engine needs the alfworld package. Texts,
+commands and rewards of both are compared. `bench_shop.py` says how WebShop is
+measured. Time is the process's CPU time, so that other programs do not count.
+With --json the last line is one JSON object.
 """
 
 from __future__ import annotations

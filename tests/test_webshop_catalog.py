@@ -1,4 +1,4 @@
-"""Catalogue files: what is read from good ones, and what is said of bad ones."""
+"""Catalogue files: what is read of good ones, and what is said of bad ones."""
 
 import json
 
@@ -122,7 +122,9 @@ def test_bad_attributes(tmp_path, about, told):
     read(*paths)
 
 
-@pytest.mark.parametrize('text', ['', '{}', '[', '[{"asin": "B', '[1, 2', '[]', 'x'])
+@pytest.mark.parametrize(
+  'text', ['', '{}', '[', '[{"asin": "B', '[1, 2', '[]', 'x']
+)
 def test_broken_or_empty_lists(tmp_path, text):
   paths = write(tmp_path, [])
   paths[0].write_text(text)

@@ -15,7 +15,9 @@ def test_bound_is_the_larger_of_two_of_four_tens():
   values, counts = np.unique(drawn, return_counts=True)
   # Of the six pairs of (30, 40, 50, 60), 1, 2 and 3 have that maximum.
   assert values.tolist() == [40, 50, 60]
-  np.testing.assert_allclose(counts / len(drawn), [1 / 6, 2 / 6, 3 / 6], atol=0.01)
+  np.testing.assert_allclose(
+    counts / len(drawn), [1 / 6, 2 / 6, 3 / 6], atol=0.01
+  )
 
 
 @pytest.mark.parametrize(

@@ -57,7 +57,7 @@ def test_searches_find_the_same_products_in_the_same_order():
   queries = list(webshop_data.lines('search.jsonl'))
   assert len(queries) == 156
   for query in queries:
-    hits = search.search(ours.index, query['q'])
+    hits = search.search(ours.postings, query['q'])
     ids = [products[row].asin for row in hits.rows]
     assert ids == [asin for asin, _ in query['hits']], query['q']
     # The real ones are rounded to four places; of equals each loses 1e-6.
@@ -94,7 +94,9 @@ def check_reward(state, step):
       assert getattr(state.reward, PARTS[name]) == value, name
 
 
-@pytest.mark.parametrize('rule, unreachable', [('webshop', 458), ('corrected', 0)])
+@pytest.mark.parametrize(
+  'rule, unreachable', [('webshop', 458), ('corrected', 0)]
+)
 def test_goals_that_their_own_product_cannot_meet(rule, unreachable):
   ours = webshop_data.recorded_shop(rule)
   missed = 0

@@ -18,11 +18,12 @@ from envs.webshop import catalog, goals, reward, shop
 
 PRODUCTS, ATTRIBUTES = 'items_shuffle_1000.json', 'items_ins_v2_1000.json'
 # The recordings were made with this stand-in for a tagger.
-_NO_NOUNS = frozenset(
-  'a an the and or of for with in on to by from at as is are be this that these '
-  'those it its your our my i you we they he she not no new best very more most '
-  'high low large small long short great good'.split()
+_LISTED = (
+  'a an the and or of for with in on to by from at as is are be this that '
+  'these those it its your our my i you we they he she not no new best very '
+  'more most high low large small long short great good'
 )
+_NO_NOUNS = frozenset(_LISTED.split())
 
 
 def recorded_nouns(text: str) -> list[str]:

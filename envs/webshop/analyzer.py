@@ -16,10 +16,11 @@ import regex
 
 from envs.webshop.porter import stem
 
-STOP_WORDS = frozenset(
+_STOP_WORDS = (
   'a an and are as at be but by for if in into is it no not of on or such that '
-  'the their then there these they this to was will with'.split()
+  'the their then there these they this to was will with'
 )
+STOP_WORDS = frozenset(_STOP_WORDS.split())
 _POSSESSIVE = ("'s", '\u2019s', '\uff07s')
 _LONGEST = 255  # characters; Lucene cuts a longer word there
 
@@ -56,7 +57,10 @@ def _marked(chars: str) -> str:
 
 def _emoji() -> str:
   """Emoji sequences of Unicode's technical standard 51."""
-  marks = r'[[\p{WB=Extend}\p{WB=Format}\p{WB=ZWJ}]--[\uFE0E\uFE0F\U000E0020-\U000E007F]]*+'
+  marks = (
+    r'[[\p{WB=Extend}\p{WB=Format}\p{WB=ZWJ}]'
+    r'--[\uFE0E\uFE0F\U000E0020-\U000E007F]]*+'
+  )
   # Lucene's table is older than Unicode 16, which took these out again.
   plain = (
     r'[\p{Extended_Pictographic}\u2388\u2600-\u2605\u2607-\u2612\u2614-\u2685'

@@ -164,9 +164,7 @@ def parse_product(
   )
 
 
-def _options(
-  raw: Mapping[str, Any], where: str
-) -> dict[str, tuple[str, ...]]:
+def _options(raw: Mapping[str, Any], where: str) -> dict[str, tuple[str, ...]]:
   """Option name -> values; '/' between spaces, all lower case, as WebShop."""
   options = {}
   given = raw.get('customization_options') or {}

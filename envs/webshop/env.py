@@ -65,13 +65,13 @@ class WebShop:
     Raises:
       BadOptions: an option does not have one of these values.
     """
-    for name, value, choices in (
+    for name, choice, choices in (
       ('data', data, DATA),
       ('reward', reward, REWARDS),
       ('nouns', nouns, ('auto', 'spacy', 'rules')),
     ):
-      if value not in choices:
-        raise BadOptions(f'{name} is {value!r}; expected one of {choices}.')
+      if choice not in choices:
+        raise BadOptions(f'{name} is {choice!r}; expected one of {choices}.')
     for name, value, least in (
       ('max_turns', max_turns, 1),
       ('num_products', num_products, 1 if data == 'generated' else 0),

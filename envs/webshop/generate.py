@@ -141,9 +141,7 @@ def generate_entry(
   rng = random.Random(f'webshop product {seed} {index}')
   kind = rng.choice(_KINDS)
   brand = rng.choice(_BRANDS)
-  attributes = rng.sample(
-    kind.attributes + _ANY, rng.randint(*_PER_PRODUCT)
-  )
+  attributes = rng.sample(kind.attributes + _ANY, rng.randint(*_PER_PRODUCT))
   named = rng.sample(attributes, rng.randint(*_PER_INSTRUCTION))
   title = f'{brand} {kind.noun}, {attributes[0].title()}'
   raw = {

@@ -18,8 +18,8 @@ Nouns = Callable[[str], list[str]]
 
 MODEL = 'en_core_web_sm'
 _TOKEN = re.compile(r'\w+|[^\w\s]')
-# Closed word classes, and adjectives, adverbs and verbs that titles are full of.
-_NO_NOUNS = frozenset(
+# Closed word classes, and what else titles are full of that is no noun.
+_LISTED = (
   'a an the this that these those each every all any both no some such other '
   'i you he she it we they me him her us them my your his its our their who '
   'and or but nor so yet if than as at by for from in into of off on onto out '
@@ -32,8 +32,10 @@ _NO_NOUNS = frozenset(
   'easy safe free full black white red blue green yellow pink purple brown '
   'grey gray beige natural organic portable wireless waterproof adjustable '
   'compatible electric modern vintage classic casual fashionable comfortable '
-  'durable lightweight fits fit made use used includes including set'.split()
+  'durable lightweight fits fit made use used includes including set'
 )
+_NO_NOUNS = frozenset(_LISTED.split())
+_TAGS = ('NOUN', 'PROPN')  # spaCy's
 _ADJECTIVE = ('able', 'ible', 'ful', 'less', 'ous', 'ly')
 
 
@@ -57,13 +59,10 @@ def spacy_nouns(model: str = MODEL) -> Nouns:
   @functools.lru_cache(maxsize=4096)  # titles come again and again
   def nouns(text: str) -> tuple[str, ...]:
     return tuple(
-      token.text.lower() for token in tag(text) if token.pos_ in _SPACY
+      token.text.lower() for token in tag(text) if token.pos_ in _TAGS
     )
 
   return lambda text: list(nouns(text))
-
-
-_SPACY = ('NOUN', 'PROPN')
 
 
 def make_nouns(name: str) -> Nouns:

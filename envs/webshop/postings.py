@@ -59,7 +59,8 @@ def build(documents: Iterable[tuple[str, str]]) -> Postings:
   vocabulary: dict[str, int] = {}
   ids: list[str] = []
   known: dict[str, tuple[int, ...]] = {}  # pieces between spaces
-  batches, sizes = [], []
+  batches: list[_Batch] = []
+  sizes: list[int] = []
   some = iter(documents)
   while batch := list(itertools.islice(some, _BATCH)):
     numbers = [_term_ids(text, vocabulary, known) for _, text in batch]

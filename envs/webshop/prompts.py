@@ -6,7 +6,10 @@ from envs.agent import Template
 
 _TASK = r'(?s)Instruction: \[SEP\] (.*?) \[SEP\] '
 # Every page repeats the instruction, which the message has once already.
-_INSTRUCTION = (r'(?s)^(WebShop \[SEP\] )?Instruction: \[SEP\] .*? \[SEP\] ', '')
+_INSTRUCTION = (
+  r'(?s)^(WebShop \[SEP\] )?Instruction: \[SEP\] .*? \[SEP\] ',
+  '',
+)
 _ASK = (
   'Think first: reason step by step about what this page tells you and what '
   'the task still needs, inside <think> </think>. Then choose one of the '

@@ -16,7 +16,7 @@ from envs.webshop.nouns import Nouns
 
 _ALIKE = 85  # of 100; more than this counts as the same
 # WebShop's colours (its `engine/normalize.py`), in the order they are tried.
-COLORS = (
+_COLORS = (
   'alabaster apricot aqua ash asphalt azure banana beige black blue blush '
   'bordeaux bronze brown burgundy camel camo caramel champagne charcoal '
   'cheetah chestnut chocolate christmas coffee cognac copper coral cranberry '
@@ -27,7 +27,8 @@ COLORS = (
   'orange peach pewter pink plum purple rainbow red rose royal rust sand '
   'sapphire seashell silver skull slate steel stone stonewash sunflower tan '
   'taupe teal tiger turquoise violet walnut wheat white wine yellow'
-).split()
+)
+COLORS = tuple(_COLORS.split())
 
 
 @dataclasses.dataclass(frozen=True)

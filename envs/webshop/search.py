@@ -117,7 +117,7 @@ def _number(postings: Postings, text: bytes) -> int | None:
 
 
 def _candidates(terms: Sequence[_Term], size: int, limit: int) -> np.ndarray:
-  """Returns some rows, int32, that hold all of the best `limit` among `size`."""
+  """Rows, int32, that hold all of the best `limit` among `size`."""
   rough, rows = np.zeros(size, np.float32), None  # None: all are in the run
   left = sum(term.bound for term in terms)
   # What rounding can do to a sum in float32.
@@ -141,7 +141,7 @@ def _candidates(terms: Sequence[_Term], size: int, limit: int) -> np.ndarray:
 
 
 def _floor(rough: np.ndarray, limit: int) -> float:
-  """A score that `limit` rows reach: that of the limit-th best block of rows."""
+  """A score that `limit` rows reach: that of the limit-th best block."""
   width = max(len(rough) // _BLOCKS, 1)
   blocks = rough[: len(rough) // width * width].reshape(-1, width).max(axis=1)
   if len(blocks) < limit:

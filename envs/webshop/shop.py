@@ -50,7 +50,7 @@ class Packed(NamedTuple):
     kinds: `[M]` int32, number of the query.
     kind_names: `[*]` str, queries by number.
     goals: the order of play.
-    index: of the products' texts.
+    postings: the index of the products' texts.
   """
 
   text: np.ndarray
@@ -65,7 +65,7 @@ class Packed(NamedTuple):
   kinds: np.ndarray
   kind_names: np.ndarray
   goals: GoalOrder
-  index: Postings
+  postings: Postings
 
 
 def pack(
@@ -104,7 +104,7 @@ def pack(
       )
       yield product.asin, document(product)
 
-  index = postings.build(documents())
+  built = postings.build(documents())
   order = np.argsort(np.array(ids))
   numbers = np.array(codes, np.int32).reshape(-1, 2)
   return Packed(
@@ -120,7 +120,7 @@ def pack(
     kinds=numbers[:, 1],
     kind_names=np.array(list(kinds)),
     goals=order_goals(counts, seed),
-    index=index,
+    postings=built,
   )
 
 
@@ -158,8 +158,8 @@ class Shop:
     self.find = functools.lru_cache(maxsize=4096)(self._find)
 
   @property
-  def index(self) -> Postings:
-    return self._packed.index
+  def postings(self) -> Postings:
+    return self._packed.postings
 
   @property
   def num_goals(self) -> int:
@@ -204,7 +204,8 @@ class Shop:
     if first == '<q>':
       names, codes = self._packed.kind_names, self._packed.kinds
       return _rows_of(' '.join(rest).strip(), names, codes)
-    return tuple(search.search(self._packed.index, words, RESULTS).rows.tolist())
+    hits = search.search(self._packed.postings, words, RESULTS)
+    return tuple(hits.rows.tolist())
 
 
 def _rows_of(

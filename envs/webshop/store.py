@@ -41,9 +41,7 @@ def content_key(sources: Iterable[Path], options: Mapping[str, Any]) -> str:
   return digest.hexdigest()[:32]
 
 
-def open_or_build(
-  cache: Path, key: str, build: Callable[[], Packed]
-) -> Packed:
+def open_or_build(cache: Path, key: str, build: Callable[[], Packed]) -> Packed:
   """Maps the folder `key` of a cache, after building it where need be.
 
   Only one process builds; others wait for it. A build that is interrupted
@@ -54,10 +52,11 @@ def open_or_build(
   folder = cache / key
   try:
     cache.mkdir(parents=True, exist_ok=True)
-    with _locked(cache / f'{key}.lock'):
-      if not _is_whole(folder):
-        shutil.rmtree(folder, ignore_errors=True)
-        _write(folder, build())
+    if not _is_whole(folder):
+      with _locked(cache / f'{key}.lock'):
+        if not _is_whole(folder):  # nobody has built it meanwhile
+          shutil.rmtree(folder, ignore_errors=True)
+          _write(folder, build())
     return _map(folder)
   except OSError as error:
     raise GameError(
@@ -103,16 +102,15 @@ def _map(folder: Path) -> Packed:
     # A plain array over the same memory; slices of a memmap cost far more.
     return np.asarray(np.load(folder / f'{name}.npy', mmap_mode='r'))
 
-  return Packed(
-    *(load(name) for name in Packed._fields[:-2]),
-    goals=GoalOrder(*(load(f'goals.{name}') for name in GoalOrder._fields)),
-    index=Postings(*(load(f'index.{name}') for name in Postings._fields)),
-  )
+  flat = [load(name) for name in Packed._fields[:-2]]
+  goals = GoalOrder(*(load(f'goals.{name}') for name in GoalOrder._fields))
+  index = Postings(*(load(f'postings.{name}') for name in Postings._fields))
+  return Packed._make([*flat, goals, index])
 
 
 def _arrays(packed: Packed) -> dict[str, np.ndarray]:
   """File name, without its end, -> array."""
-  flat = (*packed[:-2], *packed.goals, *packed.index)
+  flat = (*packed[:-2], *packed.goals, *packed.postings)
   return dict(zip(_names(), flat, strict=True))
 
 
@@ -120,7 +118,7 @@ def _names() -> list[str]:
   return [
     *Packed._fields[:-2],
     *(f'goals.{name}' for name in GoalOrder._fields),
-    *(f'index.{name}' for name in Postings._fields),
+    *(f'postings.{name}' for name in Postings._fields),
   ]
 
 

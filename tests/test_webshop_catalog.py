@@ -112,14 +112,19 @@ def test_duplicates(tmp_path):
   [
     ({}, 'expected an object with attributes'),
     ({'B1': {'attributes': 'soft'}}, 'attributes'),
-    ({'B1': {'attributes': [], 'instruction': 'x'}}, 'names no attribute'),
+    ({'B1': {'instruction': 'x'}}, 'instruction_attributes is None'),
+    (
+      {'B1': {'instruction': 'x', 'instruction_attributes': []}},
+      'product B1: its instruction names no attribute',
+    ),
     ([], 'expected a JSON object'),
   ],
 )
 def test_bad_attributes(tmp_path, about, told):
   paths = write(tmp_path, [entry(asin='B1')], about)
-  with pytest.raises(CatalogError, match=told):
+  with pytest.raises(CatalogError, match=told) as error:
     read(*paths)
+  assert str(paths[1]) in str(error.value)
 
 
 @pytest.mark.parametrize(

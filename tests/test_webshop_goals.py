@@ -6,7 +6,7 @@ import random
 import numpy as np
 import pytest
 
-from envs.webshop import generate, goals
+from envs.webshop import catalog, generate, goals
 
 
 def test_bound_is_the_larger_of_two_of_four_tens():
@@ -60,6 +60,17 @@ def test_goal_without_options_or_bound_is_the_instruction():
   assert goal.instruction == product.instruction and goal.options == ()
   silent = product._replace(instruction='')
   assert goals.num_goals(silent, human=False) == 0
+
+
+def test_people_s_goals_have_a_bound_each():
+  written = catalog.HumanGoal('i want it.', ('soft',), ('red',))
+  product = next(generate.generate_products(1, seed=0))._replace(
+    human=(written, written)
+  )
+  assert goals.num_goals(product, human=True) == 2
+  goal = goals.make_goal(product, 1, [20.0, 30.0], human=True)
+  assert goal.instruction == 'i want it, and price lower than 30.00 dollars'
+  assert (goal.attributes, goal.options) == (('soft',), ('red',))
 
 
 def test_order_is_a_shuffle_of_all():

@@ -2,6 +2,7 @@
 
 import collections
 
+import numpy as np
 import pytest
 import webshop_data
 
@@ -42,6 +43,24 @@ def test_recorded_prices_lie_in_the_ranges_that_are_read():
   for product in webshop_data.products():
     low, high = min(product.prices), max(product.prices)  # some run downwards
     assert low <= prices[product.asin] <= high
+
+
+def test_recorded_draws_follow_the_rules():
+  recorded = webshop_data.recorded_goals()
+  bounds = {x['asin']: x['price_upper'] for x in recorded['goals']}
+  places, shares = [], []
+  for product in webshop_data.products():
+    price = recorded['prices'][product.asin]
+    if len(product.prices) == 2 and product.prices[0] != product.prices[1]:
+      low, high = sorted(product.prices)
+      shares.append((price - low) / (high - low))
+    if product.asin in bounds and price < 950:
+      places.append(int(bounds[product.asin] // 10 - price // 10) - 1)
+  # Of four tens the larger of two is never the first.
+  drawn = np.bincount(places, minlength=4) / len(places)
+  np.testing.assert_allclose(drawn, [0, 1 / 6, 2 / 6, 3 / 6], atol=0.08)
+  uniform = np.linspace(0, 1, len(shares))
+  assert np.abs(np.sort(shares) - uniform).max() < 1.63 / len(shares) ** 0.5
 
 
 def test_terms_are_those_of_the_real_analyzer():

@@ -35,6 +35,20 @@ class HumanGoal(NamedTuple):
   options: tuple[str, ...]
 
 
+class About(NamedTuple):
+  """What the attributes file says of a product.
+
+  Attributes:
+    attributes: mined from its texts.
+    instruction: a synthetic one, '' where there is none.
+    named: the attributes that the instruction names.
+  """
+
+  attributes: tuple[str, ...]
+  instruction: str
+  named: tuple[str, ...]
+
+
 class Product(NamedTuple):
   """One product as the shop shows it.
 
@@ -113,7 +127,7 @@ def read_products(
         'to keep the first, as WebShop does.'
       )
     seen.add(asin)
-    about = _about(known.get(asin), f'{attributes}: product {asin}')
+    about = parse_about(known.get(asin), f'{attributes}: product {asin}')
     people = _human_goals(written.get(asin, []), f'{human}: product {asin}')
     yield parse_product(raw, about, people, where)
   if not seen:
@@ -124,12 +138,9 @@ def read_products(
 
 
 def parse_product(
-  raw: Mapping[str, Any],
-  about: Mapping[str, Any],
-  human: tuple[HumanGoal, ...],
-  where: str,
+  raw: Mapping[str, Any], about: About, human: tuple[HumanGoal, ...], where: str
 ) -> Product:
-  """Builds a product from an entry of each file; `where` names it in errors."""
+  """Builds a product from its entries; `where` names the first in errors."""
   bullets = raw.get('small_description')
   if isinstance(bullets, str):
     bullets = [bullets]
@@ -138,18 +149,9 @@ def parse_product(
       f'{where}: small_description is {bullets!r}; expected a text or a list '
       'of at least one.'
     )
-  title = _field(raw, 'name', str, where)
-  attributes = _texts(about, 'attributes', where)
-  instruction = about.get('instruction') or ''
-  named = about.get('instruction_attributes') or []
-  if instruction and not named:
-    raise CatalogError(
-      f'{where}: its instruction names no attribute; expected a list of at '
-      'least one in instruction_attributes.'
-    )
   return Product(
     asin=_field(raw, 'asin', str, where),
-    title=title,
+    title=_field(raw, 'name', str, where),
     description=_field(raw, 'full_description', str, where),
     bullets=_texts({'small_description': bullets}, 'small_description', where),
     options=_options(raw, where),
@@ -157,11 +159,31 @@ def parse_product(
     category=_field(raw, 'category', str, where),
     query=_field(raw, 'query', str, where).lower().strip(),
     product_category=_field(raw, 'product_category', str, where),
-    attributes=attributes,
-    instruction=instruction,
-    instruction_attributes=_texts({'named': named}, 'named', where),
+    attributes=about.attributes,
+    instruction=about.instruction,
+    instruction_attributes=about.named,
     human=human,
   )
+
+
+def parse_about(given: Any, where: str) -> About:
+  """Reads an entry of the attributes file; `where` names it in errors."""
+  if not isinstance(given, dict):
+    raise CatalogError(
+      f'{where}: got {short(given)}, expected an object with attributes; '
+      'do the two files belong together?'
+    )
+  about = {'attributes': ['DUMMY_ATTR'], **given}  # WebShop's own stand-in
+  attributes = _texts(about, 'attributes', where)
+  if not about.get('instruction'):
+    return About(attributes, '', ())
+  named = _texts(about, 'instruction_attributes', where)
+  if not named:
+    raise CatalogError(
+      f'{where}: its instruction names no attribute; expected a list of at '
+      'least one in instruction_attributes.'
+    )
+  return About(attributes, _field(about, 'instruction', str, where), named)
 
 
 def _options(raw: Mapping[str, Any], where: str) -> dict[str, tuple[str, ...]]:
@@ -202,15 +224,6 @@ def _prices(pricing: Any, where: str) -> tuple[float, ...]:
       "'$3.99 - $10.99', or nothing."
     )
   return tuple(prices[:2])
-
-
-def _about(about: Any, where: str) -> Mapping[str, Any]:
-  if not isinstance(about, dict):
-    raise CatalogError(
-      f'{where}: got {short(about)}, expected an object with attributes; '
-      'do the two files belong together?'
-    )
-  return {'attributes': ['DUMMY_ATTR'], **about}  # WebShop's own stand-in
 
 
 def _human_goals(given: Any, where: str) -> tuple[HumanGoal, ...]:

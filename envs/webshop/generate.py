@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from envs.webshop.catalog import Product, parse_product
+from envs.webshop.catalog import Product, parse_about, parse_product
 
 _BRANDS = (
   'Alderway', 'Brightmoor', 'Corvane', 'Dunlark', 'Elmstead', 'Farrowby',
@@ -117,8 +117,9 @@ _KINDS = (
 def generate_products(num_products: int, seed: int) -> Iterator[Product]:
   """Yields the products of a generated catalogue, through WebShop's format."""
   for index in range(num_products):
-    raw, about = generate_entry(index, seed)
-    yield parse_product(raw, about, (), f'generated product {index}')
+    raw, given = generate_entry(index, seed)
+    where = f'generated product {index}'
+    yield parse_product(raw, parse_about(given, where), (), where)
 
 
 def write_catalog(folder: Path, num_products: int, seed: int) -> None:

@@ -26,6 +26,7 @@ setup(
     'numpy>=2.0',
     'optax>=0.2.4',
     'orbax-checkpoint>=0.11',
+    'regex>=2024.5',
     'safetensors>=0.8',
     'tensorboardX>=2.6',
     'tokenizers>=0.21',

@@ -1,7 +1,8 @@
 """The contract of a text world: strings in, one named record out.
 
-Worlds use the standard library only and never import JAX, so that a server
-process starts in a moment and runs on a machine without an accelerator.
+Worlds never import JAX, and load no more than the standard library before they
+need it, so that a server process starts in a moment and runs on a machine
+without an accelerator.
 """
 
 from __future__ import annotations
@@ -35,6 +36,7 @@ class Step:
     terminated: the episode reached an end of the task.
     truncated: the episode was cut off by the step limit.
     won: the task is solved.
+    parts: what the reward is made of, by name, where a world tells that.
   """
 
   observation: str
@@ -43,6 +45,7 @@ class Step:
   terminated: bool = False
   truncated: bool = False
   won: bool = False
+  parts: Mapping[str, float] = dataclasses.field(default_factory=dict)
 
   @property
   def done(self) -> bool:

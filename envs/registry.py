@@ -9,11 +9,13 @@ from typing import Any
 from envs.alfworld.env import AlfWorld
 from envs.base import BadOptions, EnvError
 from envs.toy import GuessWorld
+from envs.webshop.env import WebShop
 from envs.world import World
 
 WORLDS: dict[str, Callable[..., World]] = {
   'alfworld': AlfWorld,
   'toy': GuessWorld,
+  'webshop': WebShop,
 }
 
 

@@ -1,17 +1,21 @@
-"""How fast are the two ALFWorld engines? The same commands, played in both.
+"""How fast are the worlds? ALFWorld's two engines, or WebShop's search.
 
   python -m experiments.bench_env [--games=12] [--steps=30] [--json]
+  python -m experiments.bench_env --env=webshop [--products=1000000] [--json]
 
-Games are generated, so no data is needed; the reference engine needs the
-alfworld package. Texts, commands and rewards of both are compared. Time is the
-process's CPU time, so that other programs do not count. With --json the last
-line is one JSON object.
+For ALFWorld the same commands are played in both engines. Games are generated,
+so no data is needed; the reference engine needs the alfworld package. Texts,
+commands and rewards of both are compared. `bench_shop.py` says how WebShop is
+measured. Time is the process's CPU time, so that other programs do not count.
+With --json the last line is one JSON object.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import json
+import os
+import pathlib
 import random
 import statistics
 import sys
@@ -26,10 +30,20 @@ from envs.alfworld.game import Game
 from envs.alfworld.generate import SPECS, generate_game
 from envs.alfworld.textworld import TextworldEngine
 from envs.base import EnvError, Step
+from experiments import bench_shop
 
+_ENV = flags.DEFINE_enum('env', 'alfworld', ['alfworld', 'webshop'], 'World.')
 _GAMES = flags.DEFINE_integer('games', 12, 'How many games.', lower_bound=1)
 _STEPS = flags.DEFINE_integer('steps', 30, 'Steps per game.', lower_bound=1)
 _FAMILY = flags.DEFINE_enum('family', 'full', sorted(SPECS), 'Size of rooms.')
+_PRODUCTS = flags.DEFINE_integer(
+  'products', 1_000_000, "Of WebShop's large catalogue.", lower_bound=1
+)
+_DATA = flags.DEFINE_string(
+  'webshop_data',
+  os.path.join(os.environ.get('HGPO_TEST_DATA', '../shared/data'), 'webshop'),
+  "Folder with WebShop's small set and recorded queries; generated if absent.",
+)
 _JSON = flags.DEFINE_bool('json', False, 'End with one JSON object.')
 
 
@@ -114,9 +128,26 @@ def table(fast: Timing, slow: Timing) -> str:
   return '\n'.join(lines)
 
 
+def bench_webshop() -> None:
+  """Measures the shop; a thousand steps settle its rate."""
+  try:
+    result = bench_shop.run(
+      pathlib.Path(_DATA.value), _PRODUCTS.value, steps=1000
+    )
+  except EnvError as error:
+    sys.exit(str(error))
+  for name, value in result.items():
+    print(f'{name:34s}{value:>14,.4g}')
+  if _JSON.value:
+    print(json.dumps(result))
+
+
 def main(argv: list[str]) -> None:
   if len(argv) > 1:
     raise app.UsageError(f'Unknown arguments: {argv[1:]}')
+  if _ENV.value == 'webshop':
+    bench_webshop()
+    return
   fast, slow = Timing(), Timing()
   try:
     games = [

@@ -121,7 +121,6 @@ def main(argv: list[str]) -> None:
 
 def _settings() -> Settings:
   config = alfworld_tiny.get_config()
-  least, most = map(int, _DISTRACTORS.value)  # the spec checks them
   return Settings(
     seed=_SEED.value,
     steps=_STEPS.value,
@@ -133,8 +132,19 @@ def _settings() -> Settings:
     gamma=config.algo.gamma,
     reward=config.algo.reward_scale,
     family=_FAMILY.value,
-    distractors=(least, most),
+    distractors=_distractors(),
   )
+
+
+def _distractors() -> tuple[int, int]:
+  words = _DISTRACTORS.value
+  numbers = [int(word) for word in words if word.isdecimal()]
+  if len(words) != 2 or len(numbers) != 2 or numbers[0] > numbers[1]:
+    raise app.UsageError(
+      f'Got --distractors={",".join(words)}, expected the least and the most '
+      'of them, such as 0,2.'
+    )
+  return numbers[0], numbers[1]
 
 
 def _players() -> list[Player]:
@@ -159,7 +169,7 @@ def _numbers(
     values = sorted(set(map(kind, words)))
   except ValueError:
     values = []
-  if not values or values[0] < least or values[-1] > most:
+  if not values or not all(least <= value <= most for value in values):
     raise app.UsageError(
       f'Got --{flag}={",".join(words)}, expected numbers from {least} to '
       f'{most} with commas between them.'

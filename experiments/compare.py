@@ -42,7 +42,7 @@ _RESULTS = flags.DEFINE_string(
 )
 flags.register_validator(
   'seeds',
-  lambda seeds: all(seed.isdecimal() for seed in seeds),
+  lambda seeds: bool(seeds) and all(seed.isdecimal() for seed in seeds),
   message='expected numbers with commas between, such as --seeds=0,1,2',
 )
 

@@ -49,8 +49,8 @@ class Run(NamedTuple):
 def gather(folder: pathlib.Path) -> list[Run]:
   """Reads the finished runs of cells below a folder.
 
-  Raises: ConfigError where there is no such folder, or two runs are of one cell
-    and seed.
+  Raises: ConfigError where there is no such folder, a run is of a cell that
+    does not exist, or two runs are of one cell and seed.
   """
   if not folder.is_dir():
     raise ConfigError(
@@ -80,6 +80,11 @@ def _read(folder: pathlib.Path) -> Run | None:
   name = config.get('cell')
   if not name or 'final' not in summary:
     return None
+  if name not in paper.CELLS:
+    raise ConfigError(
+      f'{folder} ran {name!r}, which is no cell of experiments/configs/'
+      'paper.py. Move it away.'
+    )
   meant = paper.get_config(name).to_dict()
   changes = checkpoint.config_differences(meant, config, _FREE)
   return Run(

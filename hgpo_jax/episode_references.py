@@ -174,6 +174,7 @@ def reference_bnpo(
   rows = _unit(rows, max_return)
   r = np.asarray(rows.episode_return)
   rates = {task: r[counted].mean() for task, _, counted in _tasks(rows, count)}
+  flat = {task for task, _, x in _tasks(rows, count) if np.ptp(r[x]) == 0}
   p = np.array(list(rates.values()))
   alpha = beta = 1.0
   if p.max() > p.min():
@@ -184,7 +185,7 @@ def reference_bnpo(
   advantages = np.zeros(len(r))
   for task, members, _ in _tasks(rows, count):
     q = rates[task]
-    if 0 < q < 1:
+    if task not in flat and 0 < q < 1:
       density = q ** (alpha - 1) * (1 - q) ** (beta - 1) / math.exp(log_norm)
       advantages[members] = (r[members] - q) * min(1 / density, limit)
   return advantages

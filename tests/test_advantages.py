@@ -206,6 +206,29 @@ def test_the_configured_options_are_the_estimators(name):
     judging.check(config)
 
 
+@pytest.mark.parametrize(
+  'field, value, message',
+  [
+    ('reinforce_pp.std', 'both', "std='both', expected one of .*sample"),
+    ('lite_ppo.count', 'turns', "count='turns', expected 'rows'"),
+    ('bnpo.max_return', 0.0, 'max_return=0.0, expected'),
+    ('a_grae.max_return', -1.0, 'max_return=-1.0, expected'),
+    ('gigpo.similarity', 1.5, r'similarity=1.5, expected one in \(0, 1]'),
+    ('gigpo.similarity', 0.0, 'similarity=0.0, expected'),
+    ('hgpo_shrink.depth', -1, 'depth=-1, expected at least 0'),
+  ],
+)
+def test_an_option_that_cannot_work_is_refused_at_the_start(
+  field, value, message
+):
+  config = base.get_config()
+  config.algo.estimator = field.split('.')[0]
+  with config.algo.unlocked():
+    config.algo.update_from_flattened_dict({field: value})
+  with pytest.raises(ValueError, match=message):
+    judging.check(config)
+
+
 def test_equals_the_reference_and_compiles_once(case):
   fast, slow, _ = case
   for seed in SEEDS:

@@ -32,8 +32,8 @@ def brute_force(values, draws, seed):
   seeds, games = values.shape
   means = []
   for _ in range(draws):
-    rows = rng.integers(seeds, size=seeds)
-    columns = rng.integers(games, size=games)
+    rows = rng.integers(seeds, size=seeds - 1)
+    columns = rng.integers(games, size=games - 1)
     means.append(values[rows][:, columns].mean())
   return np.percentile(means, [2.5, 97.5])
 
@@ -49,8 +49,16 @@ def test_interval_matches_redrawing_rows_and_columns():
 
 
 def test_interval_of_two_seeds_and_one_game_by_hand():
-  # The mean is 0, 1/2 or 1 with probability 1/4, 1/2 and 1/4.
+  # One of the two is drawn: the mean is 0 or 1, equally often.
   assert statistics.interval(np.array([[0.0], [1.0]])) == (0.5, 0.0, 1.0)
+
+
+def test_redrawn_means_of_few_have_the_variance_of_a_mean():
+  for shares in statistics._shares(3, 5, 40_000, 0):
+    values = np.arange(shares.shape[1]) ** 2.0
+    expected = values.var(ddof=1) / values.size
+    assert np.var(shares @ values) == pytest.approx(expected, rel=0.03)
+  assert (statistics._shares(1, 1, 9, 0)[0] == 1).all()
 
 
 def test_equal_methods_show_no_difference_and_unlike_ones_do():
@@ -151,6 +159,8 @@ def test_cells_have_equal_budgets_and_the_flags_that_say_so(tmp_path):
   assert {cell.config['iterations'] for cell in cells} == {3}
   with pytest.raises(cells_lib.CompareError, match='grpoo.*it holds ppo'):
     make_cells(tmp_path, methods=['grpoo'])
+  with pytest.raises(cells_lib.CompareError, match='eval.games is -1'):
+    make_cells(tmp_path, **{'eval.games': -1})
 
 
 def test_finished_runs_are_kept_and_interrupted_ones_resumed(tmp_path):
@@ -328,11 +338,12 @@ def test_plot_is_drawn_without_some_runs(made_up):
   assert path.read_bytes().startswith(b'\x89PNG')
 
 
-def test_unequal_budgets_are_refused(made_up, tmp_path):
+@pytest.mark.parametrize('field', ['iterations', 'rollout.max_groups'])
+def test_unequal_budgets_are_refused(made_up, tmp_path, field):
   shutil.copytree(made_up, tmp_path, dirs_exist_ok=True)
-  (cell,) = make_cells(tmp_path, ['gigpo'], iterations=9)
+  (cell,) = make_cells(tmp_path, ['gigpo'], **{field: 90})
   make_run(cell, [1] * 24)
-  with pytest.raises(cells_lib.CompareError, match='iterations: .* -> '):
+  with pytest.raises(cells_lib.CompareError, match=f'{field}: .* -> '):
     read(tmp_path)
 
 

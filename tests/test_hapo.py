@@ -89,9 +89,10 @@ def test_token_group_advantages_match_a_loop():
   lengths = rng.integers(0, 9, 24)
   groups[3:6], rewards[3:6], lengths[3:6] = 6, [1, 0, 0], [1, 50, 50]
   fallback = rng.normal(size=24).astype(np.float32)
-  actual = jax.jit(hapo.token_group_advantages)(
-    np.where(lengths > 0, rewards, np.nan), lengths, groups, fallback
-  )
+  fn = jax.jit(hapo.token_group_advantages)
+  actual = fn(np.where(lengths > 0, rewards, np.nan), lengths, groups, fallback)
+  far = fn(rewards + np.float32(1e4), lengths, groups, fallback)
+  np.testing.assert_array_equal(far, actual)  # these sums are exact
   expected = slow_token_group(rewards, lengths, groups, fallback, 5.0)
   np.testing.assert_allclose(actual, expected, atol=1e-4)
   np.testing.assert_array_equal(actual[:3], 0)

@@ -6,7 +6,7 @@ import re
 import jax
 import numpy as np
 import pytest
-from absl import flags
+from absl import app, flags
 from absl.testing import flagsaver
 from alfworld_data import need_package
 
@@ -248,6 +248,27 @@ def test_a_small_lab_writes_everything_and_goes_on(tmp_path, capsys):
   assert 'hgpo less gigpo' in report and 'python -m' in report
   for figure in re.findall(r'!\[.*?\]\((.*?)\)', report):
     assert (tmp_path / figure).read_bytes().startswith(b'\x89PNG')
+
+
+@pytest.mark.parametrize(
+  'flag, words',
+  [
+    ('distractors', ['1']),
+    ('distractors', ['3', '1']),
+    ('distractors', ['0', 'b']),
+    ('skills', ['0.3', 'nan']),
+    ('depths', ['21']),
+  ],
+)
+def test_flags_that_cannot_work_are_refused(tmp_path, flag, words):
+  if not flags.FLAGS.is_parsed():
+    flags.FLAGS(['lab'])
+  with (
+    flagsaver.flagsaver(out=f'{tmp_path}', **{flag: words}),
+    pytest.raises(app.UsageError, match=f'Got --{flag}={",".join(words)}'),
+  ):
+    advantage_lab.main(['lab'])
+  assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize('depth', [0, 1, 4])

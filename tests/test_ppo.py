@@ -142,6 +142,7 @@ def test_options_that_do_not_exist_are_refused():
     ({'algo__ppo__level': 'word'}, "algo.ppo: level is 'word'"),
     ({'algo__ppo__lam': 1.5}, 'algo.ppo: lam is 1.5'),
     ({'algo__ppo__value_clip': 0.0}, 'algo.ppo: value_clip is 0.0'),
+    ({'algo__ppo__critic_warmup': -1}, 'algo.ppo: critic_warmup is -1'),
     ({'algo__ppo__lambda': 1.0}, 'algo.ppo: .*lambda'),
   ):
     with pytest.raises(ConfigError, match=match):

@@ -120,6 +120,12 @@ def test_a_changed_run_is_marked_and_a_copy_refused(tmp_path):
     finished.gather(tmp_path / 'nothing')
 
 
+def test_a_run_of_a_cell_that_does_not_exist_is_refused(tmp_path):
+  write(tmp_path / 'a', 'hgpo-alfworld-7b-k2', {}, cell='hgpo-alfworld-7b-k3')
+  with pytest.raises(ConfigError, match="'hgpo-alfworld-7b-k3'.*Move it away"):
+    finished.gather(tmp_path)
+
+
 def test_what_is_no_finished_run_of_a_cell_is_left_out(tmp_path):
   write(tmp_path / 'other', 'hgpo-alfworld-7b-k2', {}, cell='')
   write(tmp_path / 'running', 'hgpo-alfworld-7b-k2', {})

@@ -83,8 +83,8 @@ def make_cells(
     folder: where the runs' folders are.
     budget: dotted fields that are set alike in all of them.
 
-  Raises: CompareError for a method that the file does not hold; ConfigError
-    for a config that cannot work.
+  Raises: CompareError for a method that the file does not hold, and for runs
+    without evaluation; ConfigError for a config that cannot work.
   """
   module = load_methods(path)
   unknown = sorted(set(methods) - set(module.METHODS))
@@ -101,6 +101,12 @@ def make_cells(
       config = module.get_config(method)
       config.update_from_flattened_dict(fields)
       run_lib.check(config)
+      if config.eval.games < 0:
+        raise CompareError(
+          f'eval.games is {config.eval.games}, which plays none; expected a '
+          'number of games per split, or 0 for all: finished runs are compared '
+          'by them.'
+        )
       flags = [f'--config={path}:{method}']
       flags += [f'--config.{name}={value}' for name, value in fields.items()]
       cells.append(Cell(method, seed, own, config.to_dict(), tuple(flags)))

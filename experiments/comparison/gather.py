@@ -21,6 +21,7 @@ _BUDGET = (
   'iterations:',
   'rollout.groups:',
   'rollout.group_size:',
+  'rollout.max_groups:',
   'eval.',
   'env.world:',
   'env.alfworld.',

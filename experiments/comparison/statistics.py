@@ -30,14 +30,20 @@ class Interval(NamedTuple):
 def interval(values: np.ndarray, draws: int = DRAWS, seed: int = 0) -> Interval:
   """Bootstraps the mean of a seeds x games table over both at once.
 
-    mean* = sum_sg u_s v_g values_sg,   S u ~ multinomial(S), G v likewise
+    mean* = sum_sg u_s v_g values_sg,   with n = S - 1 (1 for a single seed),
+    n u ~ multinomial(n, 1/S ...), v likewise from the G games
 
   Seeds and games are redrawn independently of each other, so that a game that
   was easy for every seed counts as one game: the pigeonhole bootstrap, Owen
-  2007 (https://doi.org/10.1214/07-AOAS122), which errs towards wide intervals.
-  With 3 seeds, 512 games and a standard deviation between seeds of up to 5
-  points it covered the truth in 96 to 100 % of 300 simulated comparisons. One
-  seed says nothing of others: the interval is then over games alone.
+  2007 (https://doi.org/10.1214/07-AOAS122), too wide where seeds do not differ.
+  One fewer is drawn than there are, which makes the variance of a mean of few
+  seeds right: drawing all 3 of 3 would show two thirds of it (Rao & Wu 1988,
+  https://doi.org/10.1080/01621459.1988.10478591). Yet no bound lies far beyond
+  what the best and the worst seed show, so that a few seeds that differ much
+  are trusted too much. With 3 seeds, 512 games and differences whose standard
+  deviation between seeds is 0, 3.5, 5 and 7 points, the truth was covered in
+  100, 98, 95 and 92 % of 1,000 simulated comparisons. One seed says nothing of
+  others: the interval is then over games alone.
 
   Args:
     values: `[S, G]`; for a paired difference, the difference of two tables.
@@ -59,7 +65,8 @@ def _shares(
   rng = np.random.default_rng(seed)
 
   def shares(n: int) -> np.ndarray:
-    return rng.multinomial(n, np.full(n, 1 / n), draws) / n
+    drawn = max(n - 1, 1)
+    return rng.multinomial(drawn, np.full(n, 1 / n), draws) / drawn
 
   return shares(num_seeds), shares(num_games)
 

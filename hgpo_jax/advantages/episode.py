@@ -123,7 +123,9 @@ def rloo(
 
     A = R - mean_{others} R = n / (n - 1) (R - mean_g R)
 
-  Ahmadian et al. 2024 (https://arxiv.org/abs/2402.14740).
+  Ahmadian et al. 2024 (https://arxiv.org/abs/2402.14740). The second form is
+  computed; a row that an invalid reply lowered below its episode's counted one
+  is lowered by n / (n - 1) of that, as in the reference agent runs.
 
   Args:
     rows: the batch.

@@ -29,8 +29,10 @@ def context_ids(
 
   Returns: `[K+1, N]` int32, as from `level_ids`.
   Raises:
-    ValueError: the contexts have another name.
+    ValueError: the contexts have another name, or the depth is negative.
   """
+  if depth < 0:
+    raise ValueError(f'Got depth={depth}, expected at least 0 earlier turns.')
   if contexts not in ('states', 'states_actions'):
     raise ValueError(
       f"Got contexts={contexts!r}, expected 'states' or 'states_actions'."

@@ -103,7 +103,18 @@ class Moments:
 
   def variance(self, std: Std) -> jax.Array:
     """Variance `[N]` over n members ('population') or n - 1 ('sample')."""
-    return self.squares / jnp.maximum(self.count - DDOF[std], 1)
+    return self.squares / _freedom(self.count, std)
+
+
+def _freedom(count: jax.Array, std: Std) -> jax.Array:
+  """What squares are divided by, at least 1.
+
+  Raises:
+    ValueError: the std has another name.
+  """
+  if std not in DDOF:
+    raise ValueError(f'Got std={std!r}, expected one of {[*DDOF]}.')
+  return jnp.maximum(count - DDOF[std], 1)
 
 
 def group_moments(
@@ -268,5 +279,5 @@ def whiten(
   # Counted from the smallest: a large common part costs no digits.
   above = jnp.where(mask, values - lax.stop_gradient(low), 0)
   centred = jnp.where(mask, above - above.sum() / jnp.maximum(count, 1), 0)
-  variance = (centred**2).sum() / jnp.maximum(count - DDOF[std], 1)
+  variance = (centred**2).sum() / _freedom(count, std)
   return jnp.where(spread, centred * lax.rsqrt(variance + eps), 0)

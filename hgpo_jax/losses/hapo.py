@@ -156,30 +156,23 @@ def token_group_advantages(
   size = rewards.shape[0]
   real = lengths > 0
   weight = jnp.where(real, lengths, 0).astype(jnp.float32)
-  safe = jnp.where(real, rewards, 0).astype(jnp.float32)
+  top = jax.ops.segment_max(jnp.where(real, rewards, -jnp.inf), groups, size)
+  low = jax.ops.segment_min(jnp.where(real, rewards, jnp.inf), groups, size)
+  spread = (top > low)[groups] & real  # exact, without a sum
+  # Counted from the group's least reward: large equal parts cost no digits.
+  above = jnp.where(real, rewards - low[groups], 0).astype(jnp.float32)
 
   def total(values: jax.Array) -> jax.Array:
     sums = jax.ops.segment_sum(weight * values, groups, size)
     return sums[groups]
 
   count = jnp.maximum(total(jnp.ones(size)), 1)
-  centred = safe - total(safe) / count
+  centred = above - total(above) / count
   variance = total(centred**2) / count
   advantages = centred / (jnp.sqrt(variance) + eps)
   far = jnp.where(real, jnp.abs(advantages), 0)
   wild = jax.ops.segment_max(far, groups, size)[groups] >= limit
-  spread = _has_spread(rewards, groups, real)
   return jnp.where(spread, jnp.where(wild, fallback, advantages), 0)
-
-
-def _has_spread(
-  rewards: jax.Array, groups: jax.Array, real: jax.Array
-) -> jax.Array:
-  """Which replies are in a group of unequal rewards: exact, without a sum."""
-  size = rewards.shape[0]
-  top = jax.ops.segment_max(jnp.where(real, rewards, -jnp.inf), groups, size)
-  low = jax.ops.segment_min(jnp.where(real, rewards, jnp.inf), groups, size)
-  return (top > low)[groups] & real
 
 
 def _log_entropy(entropy: jax.Array, real: jax.Array) -> jax.Array:

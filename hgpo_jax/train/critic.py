@@ -62,6 +62,10 @@ class Options:
       raise ValueError(f'lam is {self.lam}; expected 0 to 1.')
     if not self.value_clip > 0:
       raise ValueError(f'value_clip is {self.value_clip}; expected above 0.')
+    if self.critic_warmup < 0:
+      raise ValueError(
+        f'critic_warmup is {self.critic_warmup}; expected at least 0 updates.'
+      )
 
 
 @dataclasses.dataclass(frozen=True)

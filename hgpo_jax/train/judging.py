@@ -92,7 +92,7 @@ class GroupJudge:
       reward_scale=algo.reward_scale,
       invalid_penalty=algo.invalid_penalty,
       fields=FIELDS.get(algo.estimator, ()),
-      similarity=algo.get(algo.estimator, {}).get('similarity', 1.0),
+      similarity=_similarity(algo),
     )
     count = int(rows.mask.sum())
     return Judgement(np.asarray(self._estimate(rows))[:count])
@@ -123,11 +123,27 @@ def estimator(config: Any) -> Callable[[Rows], jax.Array]:
   return functools.partial(ESTIMATORS[name], **options)
 
 
+def _similarity(algo: Any) -> float:
+  """From which on observations count as one; see `estimator_rows`."""
+  found: float = algo.get(algo.estimator, {}).get('similarity', 1.0)
+  return found
+
+
 def check(config: Any) -> None:
   """Tries the estimator of a config on shapes alone.
 
-  Raises: TypeError or ValueError that says which option it does not know.
+  Raises: TypeError or ValueError that says which option cannot work.
   """
+  similarity = _similarity(config.algo)
+  if not 0 < similarity <= 1:
+    raise ValueError(
+      f'Got similarity={similarity}, expected one in (0, 1]; 1 is equality.'
+    )
+  highest = config.algo.get(config.algo.estimator, {}).get('max_return', 1.0)
+  if not highest > 0:
+    raise ValueError(
+      f'Got max_return={highest}, expected the return of a success, above 0.'
+    )
   number, real = (jax.ShapeDtypeStruct((4,), t) for t in ('int32', 'float32'))
   fields: dict[str, Any] = {
     **dict.fromkeys(('task', 'traj', 'turn', 'obs', 'act'), number),

@@ -25,7 +25,6 @@ from __future__ import annotations
 
 import itertools
 import pathlib
-import shlex
 import sys
 import time
 from typing import TypeVar
@@ -33,6 +32,7 @@ from typing import TypeVar
 from absl import app, flags
 
 from envs.alfworld.generate import SPECS
+from experiments import sessions
 from experiments.configs import alfworld_tiny
 from experiments.lab import plots, report, tables
 from experiments.lab.cases import Settings
@@ -105,14 +105,18 @@ def main(argv: list[str]) -> None:
   everything = tables.joined(found)
   for name in ('cells', 'comparisons', 'levels', 'steps'):
     tables.write_csv(folder / f'{name}.csv', getattr(everything, name))
+  minutes = (time.monotonic() - begin) / 60
+  if todo:
+    record = sessions.describe('experiments.advantage_lab', sys.argv[1:])
+    record['note'] = (
+      f'{minutes:.1f} minutes with {_WORKERS.value} workers for {todo} of '
+      f'{len(players)} cells'
+    )
+    sessions.append(folder, record)
   text = report.write(
     everything,
     alpha=tables.main_alpha(alphas),
-    command=shlex.join(
-      ['python', '-m', 'experiments.advantage_lab', *sys.argv[1:]]
-    ),
-    took=f'{(time.monotonic() - begin) / 60:.1f} minutes, {_WORKERS.value} '
-    f'workers; {todo} of {len(players)} cells were played, the others read.',
+    made='\n'.join(sessions.lines(sessions.read(folder))),
     figures=plots.draw(everything, folder),
   )
   (folder / 'report.md').write_text(text, encoding='utf-8')

@@ -17,8 +17,9 @@ from collections.abc import Sequence
 import jax
 from absl import app, flags
 
+from experiments import sessions
 from experiments.comparison import cells as cells_lib
-from experiments.comparison import gather, plots, report, session
+from experiments.comparison import gather, plots, report
 from experiments.comparison import results as results_lib
 from hgpo_jax.train import metrics
 from hgpo_jax.types import ConfigError
@@ -90,7 +91,7 @@ def _play(out: pathlib.Path) -> list[cells_lib.Cell]:
   print(f'{len(waiting)} of {len(cells)} runs to play')
   if not waiting:
     return []
-  session.append(out, session.describe(sys.argv[1:]))
+  sessions.append(out, sessions.describe('experiments.compare', sys.argv[1:]))
   return cells_lib.play(waiting, _JOBS.value)
 
 
@@ -109,7 +110,7 @@ def _gather(out: pathlib.Path) -> results_lib.Results:
     references=module.REFERENCES,
     seeds=sorted({*found, *_seeds()}),
     runs=runs,
-    sessions=session.read(out),
+    sessions=sessions.read(out),
   )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from experiments import sessions
 from experiments.comparison import plots, tables
 from experiments.comparison.gather import FINAL
 from experiments.comparison.results import Results
@@ -78,11 +79,6 @@ def _cost(results: Results) -> list[str]:
     cells = [f'{x:.0f}' if seconds else tables.MISSING for x in (*means, after)]
     rows.append([method.label, *cells])
   head = ['method', 'warm start', *_PHASES[1:], 'after the warm start']
-  sessions = [
-    f'- {s["date"]}, commit {s["commit"]}, {s["cores"]} cores of {s["cpu"]}: '
-    f'`{s["command"]}`'
-    for s in results.sessions
-  ]
   return [
     '## Cost',
     '',
@@ -91,7 +87,7 @@ def _cost(results: Results) -> list[str]:
     '',
     *tables.table(head, rows),
     '',
-    *sessions,
+    *sessions.lines(results.sessions),
   ]
 
 

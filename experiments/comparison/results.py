@@ -33,7 +33,7 @@ class Results(NamedTuple):
     references: methods that differences are taken to.
     seeds: those that every method should have.
     runs: method -> seed -> run; at least one.
-    sessions: see `session.describe`.
+    sessions: see `experiments.sessions.describe`.
   """
 
   methods: Mapping[str, Any]

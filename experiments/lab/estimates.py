@@ -54,8 +54,8 @@ class Method:
 def methods(depth: int, alphas: Sequence[float], reward: float) -> list[Method]:
   """The estimators that judge an episode or a turn within its task.
 
-  Those that also whiten over a batch of several tasks are left out: here every
-  group of episodes is a batch of its own.
+  Those that look at several tasks (whitening over the batch, BNPO, A-GRAE,
+  COPO) are left out: here every group of episodes is a batch of its own.
 
   Args:
     depth: K, of the player's window and of the contexts.
@@ -77,6 +77,7 @@ def methods(depth: int, alphas: Sequence[float], reward: float) -> list[Method]:
     method('dr_grpo', 'mean'),
     method('rloo', 'mean'),
     method('ngrpo', 'mean_std', max_return=reward),
+    method('mc_grpo', 'mean_std', limit=reward),
   ]
   for form in ('mean', 'mean_std'):
     of_form: dict[str, Any] = {'normalisation': form}

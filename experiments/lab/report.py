@@ -28,6 +28,8 @@ released weighting at alpha = {alpha:g} unless said. G: episodes in a group. An
 error in reward units also judges the scale, on which a trainer's learning rate
 has its say: GiGPO adds up two advantages, and a group that holds the step
 itself shrinks what it says by (n - 1) / n. The explained share does not.
+Estimators that whiten over a batch of several tasks, or learn from several
+tasks at once, are not here: every group of episodes is a batch of its own.
 """
 
 
@@ -35,8 +37,7 @@ def write(
   tables: Tables,
   *,
   alpha: float,
-  command: str,
-  took: str,
+  made: str,
   figures: Iterable[str],
 ) -> str:
   """The report, in Markdown.
@@ -44,13 +45,12 @@ def write(
   Args:
     tables: of all cells.
     alpha: that HGPO is compared at.
-    command: that made them.
-    took: time and what it was spent on.
+    made: when, where and by which commands.
     figures: file names beside the report.
   """
   parts = [
     '# Advantage lab: estimators beside the true advantage',
-    f'`{command}`\n\n{took}',
+    made,
     _ABOUT.format(alpha=alpha),
     '## Players\n\n' + _players(tables.players),
     '## Who is nearer to the truth\n\n' + _summary(tables.comparisons),
@@ -60,6 +60,9 @@ def write(
     ),
     '## Mean squared error, mean-only forms\n\n' + _methods(tables, 'mse'),
     '## Explained share\n\n' + _methods(tables, 'explained'),
+    '## Scale\n\n'
+    'What an estimate is multiplied by to be nearest to the truth.\n\n'
+    + _methods(tables, 'scale'),
     '## Rank correlation\n\n' + _methods(tables, 'rank'),
     '## Sign accuracy, good and bad steps alike\n\n'
     + _methods(tables, 'sign_balanced'),

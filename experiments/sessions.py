@@ -9,16 +9,16 @@ import pathlib
 import platform
 import shlex
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 _FILE = 'sessions.jsonl'
 
 
-def describe(arguments: Sequence[str]) -> dict[str, Any]:
+def describe(module: str, arguments: Sequence[str]) -> dict[str, Any]:
   """Returns what a reader needs to judge seconds and to repeat a command."""
   return {
-    'command': shlex.join(['python', '-m', 'experiments.compare', *arguments]),
+    'command': shlex.join(['python', '-m', module, *arguments]),
     'date': datetime.date.today().isoformat(),
     'commit': _commit(),
     'cores': len(os.sched_getaffinity(0)),
@@ -27,10 +27,19 @@ def describe(arguments: Sequence[str]) -> dict[str, Any]:
 
 
 def append(folder: pathlib.Path, record: dict[str, Any]) -> None:
-  """Adds a session to those of a comparison."""
+  """Adds a session to those that made the results in a folder."""
   folder.mkdir(parents=True, exist_ok=True)
   with (folder / _FILE).open('a', encoding='utf-8') as file:
     file.write(json.dumps(record) + '\n')
+
+
+def lines(records: Sequence[Mapping[str, Any]]) -> list[str]:
+  """One line of Markdown per session; `note` is what else is known of it."""
+  return [
+    f'- {s["date"]}, commit {s["commit"]}, {s["cores"]} cores of {s["cpu"]}: '
+    f'`{s["command"]}`' + (f'; {s["note"]}' if 'note' in s else '')
+    for s in records
+  ]
 
 
 def read(folder: pathlib.Path) -> list[dict[str, Any]]:

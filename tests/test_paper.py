@@ -230,8 +230,9 @@ def played(name, folder):
   return next(run for run in gather(folder) if run.cell.name == name)
 
 
-def test_a_cell_runs_and_is_gathered_as_one_that_was_changed(tmp_path):
-  run = played('hgpo-alfworld-1.5b-k2', tmp_path)
+@pytest.mark.parametrize('method', paper.METHODS)
+def test_a_cell_runs_and_is_gathered_as_one_that_was_changed(method, tmp_path):
+  run = played(f'{method}-alfworld-1.5b-k2', tmp_path)
   assert run.seed == 0
   assert "policy.preset: '1.5b' -> 'tiny'" in run.changes
 

@@ -9,7 +9,9 @@ cell is evaluated with three seeds of sampling at temperature 0.4.
 What the sources leave open is settled so: PPO, RLOO and GRPO play 15 turns of
 WebShop, as in the runs of GiGPO's paper that their reported numbers come from,
 GiGPO and HGPO 30, as in HGPO's paper. Groups are centred over rows, as in the
-reference runs. GRPO divides by the standard deviation in both worlds.
+reference runs. GRPO divides by the standard deviation in both worlds. PPO's
+critic values turns, with lambda 1 and the discount of the others; the public
+trainers value tokens (`algo.ppo.level='token'`).
 """
 
 import difflib

@@ -37,6 +37,7 @@ ROLLOUT, EVALUATION, ORDER = range(1, 4)
 REFILL = 5
 # The smallest value of a field that works.
 _LEAST = {
+  'env.history': 0,
   'rollout.groups': 1,
   'rollout.max_groups': 0,
   'rollout.group_size': 1,

@@ -23,7 +23,8 @@ def train_tasks(
 
   Returns: `groups` numbers. Unbounded: fresh ones, never seen before in this
     run. Bounded: the split is walked in a new random order every epoch, so
-    that tasks are visited equally often.
+    that tasks are visited equally often (but for those that a run with
+    `rollout.max_groups` draws and does not need).
   """
   places = range(step * groups, (step + 1) * groups)
   if num_tasks is None:

@@ -70,6 +70,7 @@ class ProcessClient:
     num_servers: int,
     *,
     timeout: float = 120.0,
+    load_timeout: float = 3600.0,
   ):
     """Starts the servers and waits until all of them have answered.
 
@@ -78,13 +79,15 @@ class ProcessClient:
       config: its options, as JSON values.
       num_servers: processes; as many as there are spare cores.
       timeout: seconds that one request may take before its server counts as
-        dead; the first one includes the loading of games.
+        dead.
+      load_timeout: seconds that the first one to a server may take, in which it
+        makes its world: a large catalogue takes minutes.
 
     Raises: ServerError where a server does not start.
     """
     if num_servers < 1:
       raise ServerError(f'num_servers={num_servers}: expected at least 1.')
-    self._timeout = timeout
+    self._timeout, self._load_timeout = timeout, load_timeout
     self._servers: list[_Server] = []
     try:
       for _ in range(num_servers):
@@ -103,12 +106,15 @@ class ProcessClient:
     for slot, request in requests.items():
       shares[servers[slot % len(servers)]][slot] = server.pack_request(request)
     messages = {s: {'kind': 'step', 'slots': d} for s, d in shares.items()}
+    loaded = all(each.loaded for each in shares)
     try:
-      replies = _ask(messages, self._timeout)
+      replies = _ask(messages, self._timeout if loaded else self._load_timeout)
     except ServerError:
       # Some slots have moved and some have not: nobody can go on from here.
       self.close()
       raise
+    for each in shares:
+      each.loaded = True
     packed = {
       int(slot): value
       for reply in replies
@@ -191,6 +197,7 @@ class _Server:
       start_new_session=True,
     )
     self.lock = threading.Lock()  # held from a request to its answer
+    self.loaded = False  # has it answered for its environments yet?
     self._number = 0
     self._lines: queue.SimpleQueue[str | None] = queue.SimpleQueue()
     self._stderr: collections.deque[str] = collections.deque(

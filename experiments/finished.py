@@ -17,6 +17,7 @@ _FREE = (
   'seed',
   'samples_every',
   'env.alfworld.root',
+  'env.webshop.cache',
   'rollout.rows',
   'rollout.slots',
   'policy.remat',

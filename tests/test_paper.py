@@ -48,6 +48,7 @@ def test_every_cell_has_the_reference_settings():
     else:
       long = cell.method in ('gigpo', 'hgpo')
       assert c.env.webshop.max_turns == (30 if long else 15)
+      assert c.env.webshop.data == 'files' and c.env.webshop.num_products == 0
 
 
 def test_the_tables_are_whole_and_names_are_told_apart():
@@ -149,13 +150,21 @@ def test_a_plan_refuses_what_cannot_work(
     assert re.search(reason, text, re.DOTALL)
 
 
-def test_a_world_that_is_not_there_is_refused_and_the_rest_is_planned(tmp_path):
-  if 'webshop' in registry.WORLDS:
-    pytest.skip('the world webshop is there')
+def test_a_world_without_its_files_is_refused_and_the_rest_is_planned(tmp_path):
   plan = planning.plan(cell('hgpo-webshop-1.5b-k4', mesh__fsdp=1), tmp_path)
   (reason,) = plan.refused
-  assert 'webshop' in reason and 'alfworld' in reason
+  assert 'products' in reason and 'items_ins_v2' in reason
   assert 'at most 30 an episode, 3,840 an iteration' in str(plan)
+
+
+def test_webshop_is_planned_with_its_goals(tmp_path):
+  changes = {'env__webshop__data': 'generated', 'env__webshop__family': 'easy'}
+  c = cell('ppo-webshop-1.5b-k2', mesh__fsdp=1, **changes)
+  c.env.webshop.num_products = 300
+  plan = planning.plan(c, tmp_path)
+  assert not plan.refused
+  assert 'train games 1,263, each played 2.03 times' in str(plan)
+  assert '500 test games, temperatures 0.4, seeds' in str(plan)
 
 
 def test_a_critic_is_planned_for(tmp_path):
@@ -206,6 +215,8 @@ def tiny(name):
   c.mesh.fsdp = 1
   if c.env.world == 'alfworld':
     c.env.alfworld.update(data='generated', family='easy')
+  else:
+    c.env.webshop.update(data='generated', num_products=300)
   c.env[c.env.world].max_turns = 3
   return c
 

@@ -192,6 +192,7 @@ def test_a_server_that_does_not_start_shows_why(monkeypatch):
 def test_a_hanging_server_times_out():
   step_envs = client.ProcessClient('toy', {}, 1, timeout=20)
   (running,) = processes(step_envs)
+  step_envs({0: Task('train', 0)})  # the first one may take long
   step_envs._timeout = 0.2
   running.send_signal(signal.SIGSTOP)
   start = time.monotonic()

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import random
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -11,6 +13,7 @@ from typing import TYPE_CHECKING
 from envs.agent import Template
 from envs.base import BadOptions, ResetNeeded, Step, Task, UnknownTask
 from envs.webshop.prompts import TEMPLATES
+from envs.webshop.queries import queries as queries_of
 from envs.world import Demonstrated
 
 if TYPE_CHECKING:  # numpy is loaded with the shop: other worlds do without
@@ -18,7 +21,9 @@ if TYPE_CHECKING:  # numpy is loaded with the shop: other worlds do without
   from envs.webshop.shop import Packed, Shop
 
 DATA = ('generated', 'files')
+FAMILIES = ('full', 'easy')
 REWARDS = ('webshop', 'corrected')
+QUERIES = ('free', 'offered')
 NUM_TEST = 500  # the first goals of the shuffle; the others are for training
 QUERY = 'search[<your query>]'  # stands for every search
 
@@ -34,6 +39,7 @@ class WebShop:
     products: str = '',
     attributes: str = '',
     human: str = '',
+    family: str = 'full',
     num_products: int = 300,
     skip_duplicates: bool = False,
     catalog_seed: int = 0,
@@ -41,6 +47,8 @@ class WebShop:
     max_turns: int = 15,
     reward: str = 'webshop',
     nouns: str = 'auto',
+    per_page: int = 10,
+    queries: str = 'free',
     cache: str = '',
   ):
     """Options of `env.webshop` in a config.
@@ -50,6 +58,7 @@ class WebShop:
       products: path of `items_shuffle*.json`.
       attributes: path of `items_ins_v2*.json`.
       human: path of `items_human_ins.json`; '' takes the synthetic goals.
+      family: what is generated, 'full' or 'easy'; see `generate.Family`.
       num_products: how many to generate, or to read at most; 0 reads all.
       skip_duplicates: whether a second entry of a product is left out and not
         an error.
@@ -59,6 +68,10 @@ class WebShop:
       reward: 'webshop', with the original's quirk, or 'corrected'.
       nouns: the tagger: 'spacy', 'rules', or 'auto' for spaCy where its
         model is installed.
+      per_page: products on a page of results; WebShop's 10.
+      queries: 'free' admits searches as `search[<your query>]`; 'offered'
+        lists those of `queries.queries`, for decoding that is limited to
+        admissible actions. Others are understood too.
       cache: a folder that keeps the packed catalogue for all processes; ''
         packs it in each of them, a second per thousand products.
 
@@ -67,13 +80,16 @@ class WebShop:
     """
     for name, choice, choices in (
       ('data', data, DATA),
+      ('family', family, FAMILIES),
       ('reward', reward, REWARDS),
       ('nouns', nouns, ('auto', 'spacy', 'rules')),
+      ('queries', queries, QUERIES),
     ):
       if choice not in choices:
         raise BadOptions(f'{name} is {choice!r}; expected one of {choices}.')
     for name, value, least in (
       ('max_turns', max_turns, 1),
+      ('per_page', per_page, 1),
       ('num_products', num_products, 1 if data == 'generated' else 0),
     ):
       if not isinstance(value, int) or value < least:
@@ -81,17 +97,20 @@ class WebShop:
     if data == 'files' and not (products and attributes):
       raise BadOptions(
         f"data is 'files' with products={products!r} and "
-        f'attributes={attributes!r}; expected the paths of both files.'
+        f'attributes={attributes!r}; expected the paths of both files, '
+        'items_shuffle*.json and items_ins_v2*.json of WebShop.'
       )
     self._sources = (
       [Path(path) for path in (products, attributes, human) if path]
       if data == 'files'
       else []
     )
-    self._num_products, self._skip_duplicates = num_products, skip_duplicates
+    self._family, self._num_products = family, num_products
+    self._skip_duplicates = skip_duplicates
     self._catalog_seed, self._goal_seed = catalog_seed, goal_seed
     self._human = bool(human) and data == 'files'
     self._max_turns, self._reward, self._nouns = max_turns, reward, nouns
+    self._per_page, self._queries = per_page, queries
     self._cache = cache
 
   @functools.cached_property
@@ -102,7 +121,7 @@ class WebShop:
     from envs.webshop.shop import Shop
 
     nouns, hits = make_nouns(self._nouns), OPTION_HITS[self._reward]
-    shop = Shop(self._packed(), nouns, hits, self._human)
+    shop = Shop(self._packed(), nouns, hits, self._human, self._per_page)
     if shop.num_goals <= NUM_TEST:
       raise BadOptions(
         f'the catalogue has {shop.num_goals} goals; expected more than the '
@@ -126,8 +145,27 @@ class WebShop:
   def demonstrate(
     self, task: Task, *, seed: int, explore: float, noise: float
   ) -> list[Demonstrated]:
-    """There is no expert yet."""
-    return []
+    """Plays as the expert; random turns buy nothing, which would be the end."""
+    from envs.webshop.expert import Expert
+
+    rng = random.Random(f'webshop expert {seed} {task.split} {task.index}')
+    goal, env = self.shop.goal(self.place(task)), self.make_env()
+    expert = Expert(self.shop, goal, rng, explore)
+    step, turns = env.reset(task), []
+    while not step.done:
+      advice = action = expert.act(env.session)
+      if rng.random() < noise:
+        moves = {*step.admissible, advice} - {QUERY, 'click[buy now]'}
+        action = rng.choice(sorted(moves or {advice}))
+      turns.append(Demonstrated(step, action, advice))
+      step = env.step(action)
+    return turns if step.won else []
+
+  def searches(self, instruction: str) -> tuple[str, ...]:
+    """The searches that are listed as admissible."""
+    if self._queries == 'free':
+      return (QUERY,)
+    return tuple(f'search[{query}]' for query in queries_of(instruction))
 
   def place(self, task: Task) -> int:
     """Returns where a task's goal is in the shuffle; raises UnknownTask."""
@@ -154,6 +192,7 @@ class WebShop:
     if not self._cache:
       return self._pack()
     options = {
+      'family': self._family,
       'num_products': self._num_products,
       'skip_duplicates': self._skip_duplicates,
       'catalog_seed': self._catalog_seed,
@@ -167,6 +206,11 @@ class WebShop:
     from envs.webshop import catalog, generate, shop
 
     if self._sources:
+      print(
+        f'packing {self._sources[0]}: minutes for a million products, '
+        f'{"once" if self._cache else "in every process; cache keeps it"}',
+        file=sys.stderr,
+      )
       products = catalog.read_products(
         *self._sources,
         limit=self._num_products or None,
@@ -174,7 +218,9 @@ class WebShop:
       )
     else:
       products = generate.generate_products(
-        self._num_products, self._catalog_seed
+        self._num_products,
+        self._catalog_seed,
+        generate.FAMILIES[self._family],
       )
     draw = shop.draw_for(self._catalog_seed, self._human)
     return shop.pack(products, draw, human=self._human, seed=self._goal_seed)
@@ -188,46 +234,49 @@ class WebShopEnv:
     self._session: Session | None = None  # None: no episode is running
     self._turns = 0
 
+  @property
+  def session(self) -> Session:
+    """Where the shopper is; raises ResetNeeded where no episode is running."""
+    if self._session is None:
+      raise ResetNeeded('no episode is running: call reset(task) first.')
+    return self._session
+
   def reset(self, task: Task) -> Step:
     from envs.webshop import session
 
     self._session = None  # an unknown task ends the old episode too
     goal = self._world.shop.goal(self._world.place(task))
     self._session, self._turns = session.start(goal), 0
-    return _step(self._session)
+    return self._step(self._session)
 
   def step(self, action: str) -> Step:
     from envs.webshop import session
 
-    if self._session is None:
-      raise ResetNeeded('no episode is running: call reset(task) first.')
-    self._session = session.act(self._world.shop, self._session, action)
+    self._session = session.act(self._world.shop, self.session, action)
     self._turns += 1
-    step = _step(self._session)
+    step = self._step(self._session)
     if not step.terminated and self._turns >= self._world.max_turns:
       step = dataclasses.replace(step, truncated=True)
     if step.done:
       self._session = None
     return step
 
-
-def _step(session: Session) -> Step:
-  """What a session shows; its parts name what a purchase is made of."""
-  page, reward = session.page, session.reward
-  if reward is not None:
-    return Step(
-      page.observation,
-      reward=float(reward.total),
-      terminated=True,
-      won=reward.total == 1,
-      parts={
-        name: float(value)
-        for name, value in vars(reward).items()
-        if value is not None
-      },
-    )
-  clicks = {f'click[{name}]' for name in page.clickables if name != 'search'}
-  return Step(
-    page.observation,
-    admissible=tuple(sorted(clicks | ({QUERY} if page.has_search else set()))),
-  )
+  def _step(self, state: Session) -> Step:
+    """What a session shows; its parts name what a purchase is made of."""
+    page, reward = state.page, state.reward
+    if reward is not None:
+      return Step(
+        page.observation,
+        reward=float(reward.total),
+        terminated=True,
+        won=reward.total == 1,
+        parts={
+          name: float(value)
+          for name, value in vars(reward).items()
+          if value is not None
+        },
+      )
+    actions = {f'click[{name}]' for name in page.clickables if name != 'search'}
+    if page.has_search:
+      actions |= set(self._world.searches(state.goal.instruction))
+    return Step(page.observation, admissible=tuple(sorted(actions)))

@@ -31,7 +31,6 @@ _COLORS = (
 _CLOTHES = ('small', 'medium', 'large', 'x-large')
 _PACKS = ('1 pack', '2 pack', '4 pack')
 _PER_INSTRUCTION = (1, 2)  # attributes that it names
-_PER_PRODUCT = (3, 5)  # attributes that it has
 
 
 class _Kind(NamedTuple):
@@ -114,10 +113,59 @@ _KINDS = (
 )  # fmt: skip
 
 
-def generate_products(num_products: int, seed: int) -> Iterator[Product]:
+class Family(NamedTuple):
+  """How much there is to read in a generated catalogue.
+
+  Attributes:
+    kinds: kinds of products.
+    brands: who makes them.
+    attributes: (least, most) that a product has.
+    values: (least, most) that it offers of an option, where there are so many.
+    in_title: how many attributes a title names; the other texts name all.
+    asin: an id; slot {index}.
+    instruction: what is asked for, before its options; slots {named}
+      (attributes) and {query}.
+  """
+
+  kinds: tuple[_Kind, ...]
+  brands: tuple[str, ...]
+  attributes: tuple[int, int]
+  values: tuple[int, int]
+  in_title: int
+  asin: str
+  instruction: str
+
+
+FAMILIES = {
+  'full': Family(
+    kinds=_KINDS,
+    brands=_BRANDS,
+    attributes=(3, 5),
+    values=(2, 4),
+    in_title=1,
+    asin='G{index:09d}',
+    instruction='Find me {named} {query}',
+  ),
+  # Every word that counts is on the page of results, apart from the others,
+  # and ids are words with a number, which a small tokenizer keeps whole.
+  'easy': Family(
+    kinds=_KINDS[::2],  # all of them have two options
+    brands=_BRANDS[:4],
+    attributes=(2, 3),
+    values=(2, 3),
+    in_title=3,
+    asin='ITEM {index}',
+    instruction='Find me {query}, {named}',
+  ),
+}
+
+
+def generate_products(
+  num_products: int, seed: int, family: Family = FAMILIES['full']
+) -> Iterator[Product]:
   """Yields the products of a generated catalogue, through WebShop's format."""
   for index in range(num_products):
-    raw, given = generate_entry(index, seed)
+    raw, given = generate_entry(index, seed, family)
     where = f'generated product {index}'
     yield parse_product(raw, parse_about(given, where), (), where)
 
@@ -136,17 +184,18 @@ def write_catalog(folder: Path, num_products: int, seed: int) -> None:
 
 
 def generate_entry(
-  index: int, seed: int
+  index: int, seed: int, family: Family = FAMILIES['full']
 ) -> tuple[dict[str, Any], dict[str, Any]]:
   """Makes one product and what is said about it, as WebShop's files do."""
   rng = random.Random(f'webshop product {seed} {index}')
-  kind = rng.choice(_KINDS)
-  brand = rng.choice(_BRANDS)
-  attributes = rng.sample(kind.attributes + _ANY, rng.randint(*_PER_PRODUCT))
+  kind = rng.choice(family.kinds)
+  brand = rng.choice(family.brands)
+  number = rng.randint(*family.attributes)
+  attributes = rng.sample(kind.attributes + _ANY, number)
   named = rng.sample(attributes, rng.randint(*_PER_INSTRUCTION))
-  title = f'{brand} {kind.noun}, {attributes[0].title()}'
+  title = ', '.join([f'{brand} {kind.noun}', *attributes[: family.in_title]])
   raw = {
-    'asin': f'G{index:09d}',
+    'asin': family.asin.format(index=index),
     'name': title,
     'full_description': (
       f'The {kind.noun.lower()} by {brand}: {", ".join(attributes)}.'
@@ -154,7 +203,7 @@ def generate_entry(
     'small_description': [text.capitalize() for text in attributes],
     'pricing': _pricing(kind, rng),
     'customization_options': {
-      name: [{'value': x} for x in _some(values, rng)]
+      name: [{'value': x} for x in _some(values, family.values, rng)]
       for name, values in kind.options.items()
     },
     'category': kind.section,
@@ -163,15 +212,20 @@ def generate_entry(
   }
   about = {
     'attributes': attributes,
-    'instruction': f'Find me {", ".join(named)} {kind.query}',
+    'instruction': family.instruction.format(
+      named=', '.join(named), query=kind.query
+    ),
     'instruction_attributes': named,
   }
   return raw, about
 
 
-def _some(values: tuple[str, ...], rng: random.Random) -> list[str]:
-  """Two to four of the values, in their own order."""
-  chosen = rng.sample(values, rng.randint(2, min(4, len(values))))
+def _some(
+  values: tuple[str, ...], bounds: tuple[int, int], rng: random.Random
+) -> list[str]:
+  """Some of the values, in their own order."""
+  least, most = bounds
+  chosen = rng.sample(values, rng.randint(least, min(most, len(values))))
   return [value for value in values if value in chosen]
 
 

@@ -16,7 +16,7 @@ SEARCH, BACK, PREV, NEXT, BUY = (
   'Search', 'Back to Search', '< Prev', 'Next >', 'Buy Now',
 )  # fmt: skip
 SUB_PAGES = ('Description', 'Features', 'Reviews')
-PER_PAGE = 10  # products
+PER_PAGE = 10  # products, in WebShop
 
 
 class Page(NamedTuple):

@@ -39,14 +39,37 @@ PAPER = Template(
   tail_chars=20,
 )
 
-# Few tokens: the page without the instruction, no list of actions.
+# Few tokens: no list of actions (decoding is constrained to them instead), a
+# line for each thing that pages say, the instruction once, as part of the page,
+# and no buttons. Bounds are tens, so that the tens of a price say enough. Past
+# pages are not shown; of them only the actions.
 COMPACT = Template(
-  first='{task}\n{observation}',
-  later='{task}\n{history}\n{observation}',
-  history_line='{observation}\n{action}',
-  replace=(_INSTRUCTION, (r' \[SEP\] ', ' | ')),
+  first='{observation}',
+  later='{history}\n{observation}',
+  history_line='{action}',
+  hidden_actions=(
+    'search[<your query>]',
+    'click[description]',
+    'click[features]',
+    'click[reviews]',
+  ),
+  replace=(
+    (r'^(WebShop \[SEP\] )?Instruction: \[SEP\] (Find me )?', ''),
+    (
+      r' \[SEP\] (Rating: N\.A\.|Description|Features|Reviews|Back to Search'
+      r'|< Prev|Next >|Search|Buy Now)(?= \[SEP\]|$)',
+      '',
+    ),
+    (r', and price lower than (\d+)\.\d+ dollars', r' [SEP] below \1'),
+    (r'(Price: )?\$(\d*)\d\.\d+', r'costs \g<2>0'),
+    (r'Page (\d+) \(Total results: \d+\)', r'page \1'),
+    # An id and a title are one line, in which the id is as in its action.
+    (r' \[SEP\] ITEM (\d+) \[SEP\] ', r'\nitem \1 '),
+    (r' \[SEP\] |, and | with |, ', '\n'),
+  ),
   task_pattern=_TASK,
   projection='bare',
+  check_admissible=True,
 )
 
 TEMPLATES = {'paper': PAPER, 'compact': COMPACT}

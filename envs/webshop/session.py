@@ -25,6 +25,11 @@ _ACTION = re.compile(r'(.+)\[(.+)\]')
 class Shelves(Protocol):
   """What a session needs of a shop."""
 
+  @property
+  def per_page(self) -> int:
+    """Products on a page of results."""
+    ...
+
   def find(self, words: str) -> tuple[int, ...]:
     """Rows of the products that a search shows, best first."""
     ...
@@ -112,8 +117,8 @@ def _results(
   shop: Shelves, session: Session, words: str, number: int
 ) -> Session:
   rows = shop.find(words)
-  first = (number - 1) * pages.PER_PAGE
-  shown = [shop.product(row) for row in rows[first : first + pages.PER_PAGE]]
+  first = (number - 1) * shop.per_page
+  shown = [shop.product(row) for row in rows[first : first + shop.per_page]]
   instruction = session.goal.instruction
   page = pages.results_page(instruction, shown, number, len(rows))
   return Session(session.goal, page, 'results', words, number)

@@ -28,6 +28,7 @@ from envs.webshop.goals import (
   order_goals,
 )
 from envs.webshop.nouns import Nouns
+from envs.webshop.pages import PER_PAGE
 from envs.webshop.postings import Postings
 from envs.webshop.reward import OptionHits, Reward, judge
 
@@ -149,9 +150,14 @@ class Shop:
   """A packed catalogue, and how purchases are judged."""
 
   def __init__(
-    self, packed: Packed, nouns: Nouns, option_hits: OptionHits, human: bool
+    self,
+    packed: Packed,
+    nouns: Nouns,
+    option_hits: OptionHits,
+    human: bool,
+    per_page: int = PER_PAGE,
   ):
-    self._packed, self._human = packed, human
+    self._packed, self._human, self.per_page = packed, human, per_page
     self._nouns, self._option_hits = nouns, option_hits
     # Episodes of a group see the same pages, and paging searches again.
     self.product = functools.lru_cache(maxsize=4096)(self._read)

@@ -34,8 +34,22 @@ def get_config() -> ml_collections.ConfigDict:
   c.env.alfworld.num_distractors = ()  # other objects, so too
   c.env.alfworld.game_seed = 0  # another seed, other generated games
   c.env.alfworld.shuffle_search = False  # the expert searches in random order
-  c.env.webshop = ml_collections.ConfigDict()
+  c.env.webshop = ml_collections.ConfigDict()  # options of that world
+  c.env.webshop.data = 'generated'  # or 'files': WebShop's own
+  c.env.webshop.products = ''  # path of items_shuffle*.json
+  c.env.webshop.attributes = ''  # path of items_ins_v2*.json
+  c.env.webshop.human = ''  # path of items_human_ins.json; '' synthetic goals
+  c.env.webshop.family = 'full'  # what is generated: 'full', 'easy'
+  c.env.webshop.num_products = 300  # generated, or read at most; 0 reads all
+  c.env.webshop.skip_duplicates = False  # keep the first of equal ids
+  c.env.webshop.catalog_seed = 0  # of products, prices and bounds
+  c.env.webshop.goal_seed = 0  # of the one shuffle of goals
   c.env.webshop.max_turns = 15  # environment turns per episode
+  c.env.webshop.reward = 'webshop'  # or 'corrected': without its quirk
+  c.env.webshop.nouns = 'auto'  # tagger: 'spacy', 'rules'; 'auto' what is there
+  c.env.webshop.per_page = 10  # products on a page of results
+  c.env.webshop.queries = 'free'  # or 'offered': searches from a list
+  c.env.webshop.cache = ''  # folder of packed catalogues; '' packs every time
   c.env.toy = ml_collections.ConfigDict({'num_words': 4})
 
   c.policy = ml_collections.ConfigDict()
@@ -89,7 +103,8 @@ def get_config() -> ml_collections.ConfigDict:
   c.algo = ml_collections.ConfigDict()
   c.algo.estimator = 'hgpo'  # a name in hgpo_jax/advantages
   c.algo.gamma = 0.95  # discount per turn
-  c.algo.reward_scale = 10.0  # the world's rewards are multiplied by this
+  c.algo.reward = 'success'  # 1 for a won episode; 'world': the world's own
+  c.algo.reward_scale = 10.0  # rewards are multiplied by this
   c.algo.invalid_penalty = 0.1  # reward units, on a malformed reply's own row
   c.algo.shuffle_advantages = False  # the control: right sizes, wrong rows
   c.algo.advantage_sign = 1.0  # -1 unlearns; for tests

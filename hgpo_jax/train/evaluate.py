@@ -17,9 +17,11 @@ def summarise(
     trajectories: one per game.
     kind: task -> the row of the table that it belongs to.
 
-  Returns: success (share of games won), games, turns (mean), invalid (share of
-    replies that were malformed), per kind success and games, and `outcomes`:
-    '1' or '0' for each game in turn, so that runs can be compared in pairs.
+  Returns: success (share of games won), task_score (mean of the world's own
+    reward; the success again, where the world has no other), games, turns
+    (mean), invalid (share of replies that were malformed), per kind success
+    and games, and `outcomes`: '1' or '0' for each game in turn, so that runs
+    can be compared in pairs.
   """
   turns = [turn for t in trajectories for turn in t.turns]
   rows: dict[str, list[bool]] = {}
@@ -27,6 +29,7 @@ def summarise(
     rows.setdefault(kind(trajectory.task), []).append(trajectory.won)
   return {
     'success': round(_mean([t.won for t in trajectories]), 4),
+    'task_score': round(task_score(trajectories), 4),
     'games': len(trajectories),
     'turns': round(len(turns) / max(len(trajectories), 1), 2),
     'invalid': round(_mean([not turn.valid for turn in turns]), 4),
@@ -36,6 +39,12 @@ def summarise(
     },
     'outcomes': ''.join(str(int(t.won)) for t in trajectories),
   }
+
+
+def task_score(trajectories: Sequence[types.Trajectory]) -> float:
+  """Mean over episodes of what the world itself rewarded, in its units."""
+  scores = [sum(turn.reward for turn in t.turns) for t in trajectories]
+  return sum(scores) / max(len(scores), 1)
 
 
 def by_seed(
@@ -63,23 +72,38 @@ def table(result: Mapping[str, Any]) -> str:
   for name, row in (*result['by_type'].items(), ('all', result)):
     lines.append(f'{name:<34}{row["success"]:>9.3f}{row["games"]:>7}')
   lines.append(
-    f'mean turns {result["turns"]:.1f}, invalid replies '
-    f'{100 * result["invalid"]:.1f} %'
+    f'task score {result["task_score"]:.3f}, mean turns '
+    f'{result["turns"]:.1f}, invalid replies {100 * result["invalid"]:.1f} %'
   )
   return '\n'.join(lines)
 
 
 def comparison(results: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> str:
-  """Writes name -> split -> temperature -> result as one line per name."""
+  """Writes name -> split -> temperature -> result as one line per name.
+
+  The scores follow where they say more than the successes.
+  """
+  text = _columns(results, 'success')
+  told = [
+    x for row in results.values() for y in row.values() for x in y.values()
+  ]
+  if any(x['task_score'] != x['success'] for x in told):
+    text += '\n' + _columns(results, 'task_score')
+  return text
+
+
+def _columns(
+  results: Mapping[str, Mapping[str, Mapping[str, Any]]], key: str
+) -> str:
   columns = [
     (split, temperature)
     for split, row in next(iter(results.values())).items()
     for temperature in row
   ]
   header = [f'{split} T={temperature}' for split, temperature in columns]
-  lines = [f'{"success":<12}' + ''.join(f'{h:>20}' for h in header)]
+  lines = [f'{key:<12}' + ''.join(f'{h:>20}' for h in header)]
   for name, splits in results.items():
-    cells = [splits[s][t]['success'] for s, t in columns]
+    cells = [splits[s][t][key] for s, t in columns]
     lines.append(f'{name:<12}' + ''.join(f'{cell:>20.3f}' for cell in cells))
   return '\n'.join(lines)
 

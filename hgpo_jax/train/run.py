@@ -25,6 +25,7 @@ from hgpo_jax.train import (
   checkpoint,
   evaluate,
   learner,
+  rewards,
   selection,
   tasks,
   warmstart,
@@ -74,6 +75,7 @@ class Run:
     c = policy.config
     self.config, self.seat, self.policy = c, seat, policy
     self.codec = Codec(policy.tokenizer, c.sampling.max_reply)
+    self.rewarded = rewards.REWARDS[c.algo.reward]
     self.sampling = Sampling(
       temperature=c.sampling.temperature,
       top_k=c.sampling.top_k or None,
@@ -152,9 +154,9 @@ class Run:
     return [t for g in groups for t in played[g * size : (g + 1) * size]]
 
   def _informative(self, played: Sequence[types.Trajectory]) -> np.ndarray:
-    rewards = [sum(turn.reward for turn in t.turns) for t in played]
+    found = [sum(u.reward for u in self.rewarded(t).turns) for t in played]
     groups = np.arange(len(played)) // self.config.rollout.group_size
-    return selection.informative(np.array(rewards), groups)
+    return selection.informative(np.array(found), groups)
 
   def evaluate(self, params: Any) -> dict[str, dict[str, Any]]:
     """Plays the evaluation games: split -> temperature -> result.
@@ -198,6 +200,11 @@ def check(config: ml_collections.ConfigDict) -> None:
       raise types.ConfigError(
         f'{field} is {config[section][name]}; expected at least {least}.'
       )
+  if config.algo.reward not in rewards.REWARDS:
+    raise types.ConfigError(
+      f'algo.reward is {config.algo.reward!r}; expected one of '
+      f'{[*rewards.REWARDS]}.'
+    )
   c = config.rollout
   if 0 < c.max_groups < c.groups:
     raise types.ConfigError(

@@ -179,7 +179,7 @@ class _Loop:
     cut = self._run.player.counts.truncated - cut
     with _timed(self._seconds, 'update') as update_s:
       seed = (c.seed, run_lib.ORDER, step)
-      taught = self._run.teaching(played)
+      taught = [self._run.rewarded(t) for t in self._run.teaching(played)]
       state, scalars = self._learner.update(state, reference, taught, seed)
     turns = [turn for t in played for turn in t.turns]
     tokens = sum(turn.prompt.size + turn.reply.size for turn in turns)
@@ -256,10 +256,11 @@ def rollout_scalars(
 ) -> dict[str, float]:
   """Sums up a rollout in a few numbers."""
   turns = [turn for t in trajectories for turn in t.turns]
-  rewards = [sum(turn.reward for turn in t.turns) for t in trajectories]
+  score = evaluate.task_score(trajectories)
   return {
     'rollout/success': float(np.mean([t.won for t in trajectories])),
-    'rollout/reward': reward_scale * float(np.mean(rewards)),
+    'rollout/task_score': score,
+    'rollout/reward': reward_scale * score,
     'rollout/turns': len(turns) / len(trajectories),
     'rollout/invalid': float(np.mean([not turn.valid for turn in turns])),
     'rollout/prompt_tokens': float(np.mean([t.prompt.size for t in turns])),
@@ -270,12 +271,17 @@ def rollout_scalars(
 def flat_results(
   results: Mapping[str, Mapping[str, Mapping[str, Any]]],
 ) -> dict[str, float]:
-  """Evaluation results as scalars, `eval/<split>/<temperature>`."""
-  return {
-    f'eval/{split}/{temperature}': result['success']
-    for split, row in results.items()
-    for temperature, result in row.items()
-  }
+  """Evaluation results as scalars, `eval/<split>/<temperature>`.
+
+  That is the success; the world's own score stands below `/task_score`.
+  """
+  scalars = {}
+  for split, row in results.items():
+    for temperature, result in row.items():
+      name = f'eval/{split}/{temperature}'
+      scalars[name] = result['success']
+      scalars[f'{name}/task_score'] = result['task_score']
+  return scalars
 
 
 def _check_fresh(store: checkpoint.Checkpoints) -> None:

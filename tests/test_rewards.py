@@ -1,0 +1,52 @@
+"""What is learned from, and what is told: success and the world's score."""
+
+import numpy as np
+
+from hgpo_jax import types
+from hgpo_jax.train import evaluate, rewards, trainer
+
+
+def episode(task, *scores, won=False):
+  turns = tuple(
+    types.Turn(
+      prompt=np.zeros(2, np.int32),
+      reply=np.zeros(1, np.int32),
+      log_probs=np.zeros(1, np.float32),
+      choices=(),
+      observation='page',
+      action='click',
+      valid=True,
+      reward=score,
+    )
+    for score in scores
+  )
+  return types.Trajectory(task, turns, won, truncated=False)
+
+
+EPISODES = [episode('a', 0.0, 0.75), episode('b', 0.0, 0.0, 1.0, won=True)]
+
+
+def test_success_is_worth_one_at_the_end():
+  found = [rewards.success(x) for x in EPISODES]
+  assert [[u.reward for u in t.turns] for t in found] == [
+    [0.0, 0.0], [0.0, 0.0, 1.0]]  # fmt: skip
+  assert found[1] == EPISODES[1]  # a world that rewards success alone
+  assert [rewards.world(x) for x in EPISODES] == EPISODES
+
+
+def test_scores_are_told_beside_successes():
+  result = evaluate.by_seed({7: EPISODES}, kind=str)
+  assert (result['success'], result['task_score']) == (0.5, 0.875)
+  assert result['by_seed']['7']['task_score'] == 0.875
+  assert 'task score 0.875, mean turns 2.5' in evaluate.table(result)
+  results = {'final': {'test': {'0.4': result}}}
+  first, second = evaluate.comparison(results).split('task_score')
+  assert first.startswith('success') and '0.500' in first
+  assert '0.875' in second
+  same = {'final': {'test': {'0.4': {**result, 'task_score': 0.5}}}}
+  assert 'task_score' not in evaluate.comparison(same)
+  assert trainer.flat_results({'test': {'0.4': result}}) == {
+    'eval/test/0.4': 0.5, 'eval/test/0.4/task_score': 0.875}  # fmt: skip
+  scalars = trainer.rollout_scalars(EPISODES, reward_scale=10.0)
+  assert scalars['rollout/success'] == 0.5
+  assert scalars['rollout/task_score'] == 0.875

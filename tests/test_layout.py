@@ -7,7 +7,7 @@ import statistics
 
 import pytest
 
-from experiments import finished, reported, tables
+from experiments import finished, layout, reported
 from experiments.configs import paper
 from hgpo_jax.types import ConfigError
 
@@ -56,7 +56,7 @@ def test_mean_and_spread_over_seeds_stand_beside_what_is_reported(tmp_path):
     'hgpo-alfworld-1.5b-k2',
     {SEEN: {'0.4': result(shares, **{PICK: 1.0})}, UNSEEN: {'0.4': {}}},
   )
-  text = tables.markdown(finished.gather(tmp_path))
+  text = layout.markdown(finished.gather(tmp_path))
   found = row(text, 'Qwen2.5-1.5B: ALFWorld, in distribution', 'HGPO, K = 2')
   mean, std = 92.0, 100 * statistics.stdev(shares)
   assert found['All'] == f'{mean:.2f} ± {std:.2f}'
@@ -79,7 +79,7 @@ def test_seeds_of_training_count_like_those_of_evaluation(tmp_path):
   for seed, share in ((0, 0.5), (1, 0.7)):
     final = {SEEN: {'0.4': result([share])}}
     write(tmp_path / str(seed), name, final, seed=seed)
-  text = tables.markdown(finished.gather(tmp_path))
+  text = layout.markdown(finished.gather(tmp_path))
   found = row(text, 'Qwen2.5-7B: ALFWorld, in distribution', 'GRPO, K = 4')
   assert found['All'] == '60.00 ± 14.14' and found['n'] == '2'
   assert found['reported'] == '-'
@@ -90,7 +90,7 @@ def test_webshop_has_a_score_and_a_success(tmp_path):
   for seed, score in (('123', 0.9), ('456', 0.88)):
     final['test']['0.4']['by_seed'][seed]['task_score'] = score
   write(tmp_path / 'a', 'gigpo-webshop-7b-k2', final)
-  text = tables.markdown(finished.gather(tmp_path))
+  text = layout.markdown(finished.gather(tmp_path))
   found = row(text, 'Qwen2.5-7B: WebShop', 'GiGPO, K = 2')
   assert found['Score'] == '89.00 ± 1.41' and found['Success'] == '77.50 ± 3.54'
   assert found['reported'] == '88.93 [1]'
@@ -107,7 +107,7 @@ def test_a_changed_run_is_marked_and_a_copy_refused(tmp_path):
     'iterations: 160 -> 3',
     "policy.checkpoint: 'Qwen/Qwen2.5-1.5B-Instruct' -> 'own'",
   )
-  text = tables.markdown(runs)
+  text = layout.markdown(runs)
   title = 'Qwen2.5-1.5B: ALFWorld, in distribution'
   label = 'HGPO, K = 4, alpha = 2 \\*'
   assert row(text, title, label)['All'] == '50.00'
@@ -136,7 +136,7 @@ def test_what_is_no_finished_run_of_a_cell_is_left_out(tmp_path):
 def test_csv_has_a_line_for_each_cell_and_column(tmp_path):
   final = {SEEN: {'0.4': result([0.5, 0.6, 0.7])}}
   write(tmp_path / 'a', 'hgpo-alfworld-7b-k4', final)
-  text = tables.csv_lines(finished.gather(tmp_path))
+  text = layout.csv_lines(finished.gather(tmp_path))
   lines = list(csv.DictReader(io.StringIO(text)))
   assert len(lines) == len(paper.CELLS) // 2 * (14 + 2)
   known = [line for line in lines if line['mean'] != 'missing']

@@ -94,7 +94,9 @@ def test_curves_are_smoothed_and_banded_by_hand():
 
 # Writes what a trainer writes; fails for seed 1, waits for Ctrl-C for seed 2.
 STUB = """
-import json, pathlib, sys, time
+import json, pathlib, signal, sys, time
+# However the suite was started: a background job ignores Ctrl-C.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 flags = dict(x[2:].split('=', 1) for x in sys.argv[1:] if '=' in x)
 folder = pathlib.Path(flags['config.run_dir'])
 folder.mkdir(exist_ok=True)
@@ -215,8 +217,8 @@ def test_an_interruption_is_passed_on_to_the_runs(tmp_path, stub):
 def result(won):
   """What `evaluate.by_seed` says of games that were won or not."""
   Played = collections.namedtuple('Played', 'task turns won')
-  turn = collections.namedtuple('Turn', 'valid')(True)
-  played = [Played(i, [turn], bool(x)) for i, x in enumerate(won)]
+  Turn = collections.namedtuple('Turn', 'valid reward')
+  played = [Played(i, [Turn(True, x)], bool(x)) for i, x in enumerate(won)]
   return evaluate.by_seed({123: played}, lambda task: KINDS[task])
 
 

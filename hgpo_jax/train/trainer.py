@@ -142,10 +142,15 @@ class _Loop:
   ) -> types.TrainState:
     """Returns the state after the last iteration; starts at `first`."""
     c = self._run.config
-    log = metrics.Metrics(
-      self._folder, first=first, last=c.iterations, label=self._folder.name
-    )
-    with contextlib.closing(log), _stop_flag() as stopped:
+    # Ctrl-C is ours before the first file says that the loop runs.
+    with (
+      _stop_flag() as stopped,
+      contextlib.closing(
+        metrics.Metrics(
+          self._folder, first=first, last=c.iterations, label=self._folder.name
+        )
+      ) as log,
+    ):
       for step in range(first, c.iterations):
         state, record, played = self._iteration(state, reference, step)
         done = step + 1

@@ -13,15 +13,12 @@ import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
-from envs.alfworld.game import TASK_TYPES
 from experiments import reported
 from experiments.configs import paper
 from experiments.finished import Run
 
 MISSING, UNREPORTED = 'missing', '-'
 _CSV = ('cell', 'split', 'column', 'n', 'mean', 'std', 'reported', 'changes')
-# The paper's names, in the order of TASK_TYPES.
-_TYPES = ('Pick', 'Look', 'Clean', 'Heat', 'Cool', 'Pick2')
 
 
 class Column(NamedTuple):
@@ -45,9 +42,9 @@ class Column(NamedTuple):
 
 
 def _alfworld(split: str, measure: str) -> tuple[Column, ...]:
-  types = zip(_TYPES, TASK_TYPES, strict=True)
+  types = reported.COLUMNS.items()
   return (
-    *(Column(label, 'alfworld', split, kind) for label, kind in types),
+    *(Column(label, 'alfworld', split, kind) for kind, label in types),
     Column('All', 'alfworld', split, measure=measure),
   )
 

@@ -1,4 +1,4 @@
-"""Numbers that papers report, as data with their source, in percent.
+"""What papers report, as data with their source; numbers in percent.
 
 What is not listed here is None, never a guess.
 """
@@ -6,6 +6,17 @@ What is not listed here is None, never a guess.
 from __future__ import annotations
 
 from typing import NamedTuple
+
+from envs.alfworld.game import TASK_TYPES
+
+# Type of task -> its column in the papers' tables.
+COLUMNS: dict[str, str] = dict(
+  zip(
+    TASK_TYPES,
+    ('Pick', 'Look', 'Clean', 'Heat', 'Cool', 'Pick2'),
+    strict=True,
+  )
+)
 
 _GIGPO = "GiGPO's paper, 3 seeds (https://arxiv.org/abs/2505.10978)"
 _HGPO = "a summary of HGPO's paper (https://arxiv.org/abs/2602.22817)"

@@ -124,15 +124,6 @@ def test_beliefs_follow_the_success_rate():
   assert abs(rates[100:].mean() - 0.8) < 0.05
 
 
-def test_prompts_of_middling_rate_are_played_most():
-  state = tracked.PromptBeliefs(
-    alpha=jnp.array([4.0, 1.0, 8.0]), beta=jnp.array([4.0, 4.0, 0.0])
-  )
-  np.testing.assert_allclose(
-    tracked.sampling_weights(state), [0.55, 0.45, 0.05], rtol=1e-6
-  )
-
-
 def test_unknown_names_are_refused():
   with pytest.raises(ValueError, match="source='batch'"):
     tracked.risk_po(PAPERS, STATE, source='batch')

@@ -9,19 +9,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from envs.alfworld.game import TASK_TYPES
+from experiments import reported
 from experiments.comparison import gather
 from experiments.comparison.gather import FINAL, START, Run
 
 ALL = 'All'
-# The paper's columns; other worlds' kinds stand under their own names.
-_COLUMNS = dict(
-  zip(
-    TASK_TYPES,
-    ('Pick', 'Look', 'Clean', 'Heat', 'Cool', 'Pick2'),
-    strict=True,
-  )
-)
 _FIELDS = ('method', 'seed', 'phase', 'split', 'column', 'games', 'success')
 
 
@@ -53,8 +45,8 @@ class Results(NamedTuple):
   def columns(self, split: str) -> dict[str, np.ndarray]:
     """Column -> which games `[G]` of a split it is about; the last is all."""
     kinds = gather.columns(self.any_run, split)
-    order = [kind for kind in (*_COLUMNS, *kinds) if kind in kinds]
-    found = {_COLUMNS.get(kind, kind): kinds[kind] for kind in order}
+    order = [kind for kind in (*reported.COLUMNS, *kinds) if kind in kinds]
+    found = {reported.COLUMNS.get(kind, kind): kinds[kind] for kind in order}
     return {**found, ALL: np.ones_like(kinds[order[0]])}
 
   def differences(

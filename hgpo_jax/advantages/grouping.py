@@ -95,9 +95,7 @@ def history(
 ) -> jax.Array:
   """The observations k turns ago, `[K+1, N]` int32; -1 where there is none."""
   size = mask.shape[0]
-  order = segments.lexical_order(
-    jnp.stack([jnp.where(mask, x, -1) for x in (traj, turn)])
-  )
+  order = segments.episode_order(traj, turn, mask)
   traj, turn, obs, mask = (x[order] for x in (traj, turn, obs, mask))
   place = jnp.arange(size)
   levels = []
@@ -114,9 +112,7 @@ def following(
   traj: jax.Array, turn: jax.Array, obs: jax.Array, mask: jax.Array
 ) -> jax.Array:
   """The observation one turn later, `[N]` int32; -1 after the last turn."""
-  order = segments.lexical_order(
-    jnp.stack([jnp.where(mask, x, -1) for x in (traj, turn)])
-  )
+  order = segments.episode_order(traj, turn, mask)
   later = jnp.roll(order, -1)  # the row that follows each row of the order
   found = mask[order] & mask[later] & (traj[later] == traj[order])
   found &= turn[later] == turn[order] + 1  # fails where the order starts again

@@ -81,9 +81,7 @@ def token_gae(
   Returns: advantages and targets, `[N, R]` float32; 0 off the mask.
   """
   real = mask.any(axis=1)
-  order = segments.lexical_order(
-    jnp.stack([jnp.where(real, x, -1) for x in (traj, turn)])
-  )
+  order = segments.episode_order(traj, turn, real)
   owner = jnp.where(real, traj, -1)[order]
   ends = jnp.append(owner[1:] != owner[:-1], True)
   rewards, values = (
@@ -154,9 +152,7 @@ def discounted_returns(
 
   Returns: `[N]` float32; 0 on padding.
   """
-  order = segments.lexical_order(
-    jnp.stack([jnp.where(mask, x, -1) for x in (traj, turn)])
-  )
+  order = segments.episode_order(traj, turn, mask)
   rewards = jnp.where(mask, rewards, 0).astype(jnp.float32)[order]
   owner = jnp.where(mask, traj, -1)[order]
   goes_on = jnp.append(owner[1:] == owner[:-1], False)

@@ -54,6 +54,21 @@ def lexical_order(columns: jax.Array) -> jax.Array:
   return lax.fori_loop(0, passes, one_pass, place.astype(jnp.int32))
 
 
+def episode_order(
+  traj: jax.Array, turn: jax.Array, mask: jax.Array
+) -> jax.Array:
+  """Sorts rows by episode and turn, padding first.
+
+  Args:
+    traj, turn, mask: `[N]`, as in `Rows`; rows in any order.
+
+  Returns: `[N]` int32, as from `lexical_order`.
+  """
+  return lexical_order(
+    jnp.stack([jnp.where(mask, x, -1) for x in (traj, turn)])
+  )
+
+
 def prefix_ids(columns: jax.Array) -> jax.Array:
   """Numbers the distinct values of every prefix of each row's key.
 

@@ -50,9 +50,10 @@ def hgpo_shrink(
 
   As in HGPO, a level has a say only where its group's returns differ; else
   B_k = 0. The model would let a context that was met once take a part of the
-  advantage away. Against true advantages (`experiments/advantage_lab.py`) that
-  was clearly worse, and so was leaving a row's whole episode out of its means:
-  an episode's later visits to a state tell what walking in a circle cost it.
+  advantage away, and one could leave a row's whole episode out of its means.
+  Both were farther from the true advantages in trials with the cells of
+  `experiments/advantage_lab.py`: an episode's later visits to a state tell what
+  walking in a circle cost it.
 
   **Spreads.** By the method of moments, per task, from a nested analysis of
   variance (Searle 1971, Linear Models, ch. 11). SS_k sums the squared distances

@@ -225,11 +225,6 @@ def single_stream(
   )
 
 
-def sampling_weights(state: PromptBeliefs, *, floor: float = 0.05) -> jax.Array:
-  """How often to play each prompt, `[P]`: sqrt(v (1 - v)) + floor, unscaled."""
-  return jnp.sqrt(state.rate * (1 - state.rate)) + floor
-
-
 # Inputs differ; advantages and the new state come back.
 TRACKERS: dict[str, Callable[..., tuple[jax.Array, Any]]] = {
   'risk_po': risk_po,

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import collections
 import dataclasses
+import pathlib
 import secrets
 import threading
 import time
@@ -61,6 +62,12 @@ class _Slot:
   answered: int = 0  # the last of them that was
   seen: Step | EnvError | None = None  # its answer
   server: Remote | None = None  # where the episode is
+
+
+def read_credentials(token_file: str, ca_file: str) -> Credentials:
+  """Reads what a client shows and trusts; '' is nothing."""
+  authority = pathlib.Path(ca_file).read_bytes() if ca_file else b''
+  return Credentials(grpc_server.read_token(token_file), authority)
 
 
 class GrpcClient:

@@ -18,6 +18,7 @@ import contextlib
 import dataclasses
 import hmac
 import ipaddress
+import pathlib
 import threading
 from collections.abc import Callable, Iterator
 from typing import NoReturn
@@ -70,6 +71,20 @@ class Access:
       )
     if bool(self.key) != bool(self.certificate):
       raise BadOptions('TLS needs a key and its certificate: give both.')
+
+
+def read_token(path: str) -> str:
+  """Reads a shared token; '' for no path. Raises BadOptions if it is short."""
+  if not path:
+    return ''
+  token = pathlib.Path(path).read_text(encoding='utf-8').strip()
+  if len(token) < 16 or not token.isascii() or not token.isprintable():
+    raise BadOptions(
+      f'{path} holds {len(token)} characters: expected a token of at least 16 '
+      "plain ones; `python -c 'import secrets; print(secrets.token_hex())'` "
+      'makes one.'
+    )
+  return token
 
 
 @dataclasses.dataclass(frozen=True)

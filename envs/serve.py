@@ -18,21 +18,7 @@ import sys
 import threading
 
 from envs import grpc_server, identity, registry, wire
-from envs.base import BadOptions, EnvError
-
-
-def read_token(path: str) -> str:
-  """Reads a shared token; '' for no path. Raises BadOptions if it is short."""
-  if not path:
-    return ''
-  token = pathlib.Path(path).read_text(encoding='utf-8').strip()
-  if len(token) < 16 or not token.isascii() or not token.isprintable():
-    raise BadOptions(
-      f'{path} holds {len(token)} characters: expected a token of at least 16 '
-      "plain ones; `python -c 'import secrets; print(secrets.token_hex())'` "
-      'makes one.'
-    )
-  return token
+from envs.base import EnvError
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -53,7 +39,7 @@ def main(argv: list[str] | None = None) -> None:
       grpc_server.Access(
         args.host,
         args.port,
-        read_token(args.token_file),
+        grpc_server.read_token(args.token_file),
         _read(args.key),
         _read(args.certificate),
       ),

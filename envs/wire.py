@@ -15,7 +15,7 @@ than it may be, is refused with a `WireError`, on either side.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import msgpack
@@ -27,6 +27,15 @@ PROTOCOL = 1
 MAX_BYTES = 16 * 2**20  # of a message; 128 ALFWorld steps have about 2**18
 MAX_SLOTS = 4096  # of a message
 MAX_TURN = 2**62
+_STEP_TYPES = {
+  'observation': str,
+  'admissible': list,
+  'reward': float,
+  'terminated': bool,
+  'truncated': bool,
+  'won': bool,
+  'parts': dict,
+}
 
 
 class WireError(ServerError):
@@ -262,24 +271,17 @@ def _answer(packed: Any) -> Answer:
 
 
 def _is_step(packed: dict[str, Any]) -> bool:
-  match packed:
-    case {
-      'observation': str(),
-      'admissible': list(admissible),
-      'reward': float(),
-      'terminated': bool(),
-      'truncated': bool(),
-      'won': bool(),
-      'parts': dict(parts),
-      **rest,
-    } if not rest:
-      numbers = all(type(v) in (float, int) for v in parts.values())
-      return _texts(admissible) and _texts(parts) and numbers
-  return False
+  return (
+    packed.keys() == _STEP_TYPES.keys()
+    and all(type(packed[name]) is t for name, t in _STEP_TYPES.items())
+    and _texts(packed['admissible'])
+    and _texts(packed['parts'])
+    and set(map(type, packed['parts'].values())) <= {float, int}
+  )
 
 
-def _texts(values: Any) -> bool:
-  return all(type(value) is str for value in values)
+def _texts(values: Iterable[Any]) -> bool:
+  return set(map(type, values)) <= {str}
 
 
 def _short(value: Any) -> str:

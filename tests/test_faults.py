@@ -41,7 +41,11 @@ def quiet(tasks, options=OPTIONS):
 
 
 def check_faults(episodes, servers, faults, seconds):
-  """Compares a run among faults with a quiet one; returns what happened."""
+  """Compares a run among faults with a quiet one; returns what happened.
+
+  A fault lasts longer than a request may take, so that a stopped server counts
+  as hung.
+  """
   rng = random.Random(episodes)
   tasks = [Task('train', i) for i in range(episodes)]
   kinds = [chaos.FAULTS[i % len(chaos.FAULTS)] for i in range(faults)]
@@ -55,7 +59,7 @@ def check_faults(episodes, servers, faults, seconds):
         world.strike(kind, delay=rng.uniform(0, 0.01), seconds=seconds)
 
     with grpc_client.GrpcClient(
-      world.addresses, WORLD, OPTIONS, timeout=1.5, patience=60
+      world.addresses, WORLD, OPTIONS, timeout=1, patience=60
     ) as step_envs:
       found = play(step_envs, tasks, between)
       # Servers that came back are used again.
@@ -69,13 +73,13 @@ def check_faults(episodes, servers, faults, seconds):
 
 
 def test_a_few_faults_change_nothing():
-  counts = check_faults(episodes=16, servers=2, faults=4, seconds=0.5)
+  counts = check_faults(episodes=16, servers=2, faults=4, seconds=1.5)
   assert counts.faults > 0 and counts.rebuilds > 0
 
 
 @pytest.mark.slow
 def test_many_faults_change_nothing():
-  counts = check_faults(episodes=64, servers=4, faults=20, seconds=1.0)
+  counts = check_faults(episodes=64, servers=4, faults=20, seconds=2.0)
   assert counts.faults >= 5 and counts.rebuilds > 0 and counts.returned > 0
 
 

@@ -14,7 +14,7 @@ import collections
 import dataclasses
 from collections.abc import Callable, Mapping
 
-from envs.base import EnvError, Step, TextEnv
+from envs.base import EnvError, Step, Task, TextEnv
 from envs.server import Slots
 from envs.wire import Answer, Episode, Move
 
@@ -64,6 +64,7 @@ def _play(place: _Session, slot: int, request: Move | Episode) -> Answer:
   turn, answer = place.last.get(slot, (None, None))
   if turn == request.turn:
     return answer
+  moves: tuple[Task | str, ...]
   if isinstance(request, Episode):
     moves = (request.task, *request.actions)
   elif turn is not None and turn + 1 == request.turn:

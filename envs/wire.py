@@ -163,9 +163,15 @@ def decode_answers(data: bytes) -> dict[int, Answer]:
 
 def _encode(message: Mapping[str, Any]) -> bytes:
   # Policies write anything; half a surrogate pair has to arrive too.
-  data = msgpack.packb(
-    {'protocol': PROTOCOL, **message}, unicode_errors='surrogatepass'
-  )
+  try:
+    data = msgpack.packb(
+      {'protocol': PROTOCOL, **message}, unicode_errors='surrogatepass'
+    )
+  except (TypeError, ValueError, OverflowError) as error:
+    raise WireError(
+      f'a message cannot be sent: {error}; expected texts, and numbers of at '
+      'most 64 bits.'
+    ) from error
   if len(data) > MAX_BYTES:
     raise WireError(
       f'a message of {len(data)} bytes: expected at most {MAX_BYTES}. Play '
@@ -242,8 +248,10 @@ def _request(packed: Any) -> Move | Episode:
 
 
 def _pack_answer(answer: Answer) -> dict[str, Any] | None:
-  if answer is None or isinstance(answer, EnvError):
-    return answer and server.pack_answer(answer)
+  if answer is None:
+    return None
+  if isinstance(answer, EnvError):
+    return server.pack_answer(answer)
   packed = {**vars(answer), 'parts': dict(answer.parts)}
   packed['admissible'] = list(answer.admissible)
   if not _is_step(packed):

@@ -8,6 +8,7 @@ import time
 
 import grpc
 import pytest
+from test_server import play_script
 
 from envs import (
   checker,
@@ -23,7 +24,6 @@ from envs import (
 from envs.base import BadOptions, ResetNeeded, ServerError, Step, Task
 from envs.episodes import Episodes
 from envs.toy import GuessEnv
-from tests.test_server import play_script
 
 TOKEN = 'a token of twenty-odd letters'
 LOOPBACK = grpc_server.Access()

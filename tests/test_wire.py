@@ -129,6 +129,12 @@ def test_another_protocol_is_told():
     wire.decode_hello(data)
 
 
+def test_what_msgpack_has_no_form_for_is_not_sent():
+  request = {0: wire.Episode(1, Task('train', 2**70))}
+  with pytest.raises(wire.WireError, match='64 bits'):
+    wire.encode_play(wire.Play('me', WHO, request))
+
+
 def test_too_large_a_message_is_not_sent():
   with pytest.raises(wire.WireError, match='at most'):
     wire.encode_answers({0: Step('x' * wire.MAX_BYTES)})

@@ -22,13 +22,8 @@ import grpc
 
 from envs import client, grpc_server, identity, wire
 from envs.base import EnvError, ResetNeeded, ServerError, Step, Task
+from envs.fleet import NAP, Fleet
 from envs.remote import Credentials, Remote, is_busy, is_final, told
-
-_NAP = 0.02  # seconds between two looks at servers that are busy or down
-
-
-class ServersLost(ServerError):
-  """No server came back in time; the text names them all."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -101,19 +96,21 @@ class GrpcClient:
     if not addresses:
       raise ServerError('no addresses: expected at least one host:port.')
     self._timeout, self._patience = timeout, patience
-    self._expected = wire.Identity(
-      world,
-      identity.canonical(world, options),
-      identity.code_version(world),
-      '',
-    )
     self._session = secrets.token_hex(8)
     self._slots: dict[int, _Slot] = collections.defaultdict(_Slot)
     self._counts, self._lock = Counts(), threading.Lock()
     self._closed = False
-    self._servers = [Remote(each, credentials) for each in addresses]
+    expected = wire.Identity(
+      world,
+      identity.canonical(world, options),
+      identity.code_version(world),
+      data='',
+    )
+    self._fleet = Fleet(
+      [Remote(each, credentials) for each in addresses], expected
+    )
     try:
-      self._await_all(time.monotonic() + min(timeout, patience))
+      self._fleet.await_all(min(timeout, patience))
     except BaseException:
       self.close()
       raise
@@ -162,16 +159,17 @@ class GrpcClient:
     """Moves answers in, whatever happens to servers in between."""
     first_fault = None
     while pending:
-      self._look()
+      if returned := self._fleet.look():
+        self._count(returned=returned)
       moved, calm = self._round(pending, answers)
       if not calm and first_fault is None:
         first_fault = time.monotonic()
       if first_fault is None:
         continue
       if pending and time.monotonic() - first_fault > self._patience:
-        raise self._lost(f'for {self._patience:.0f} s')
+        raise self._fleet.lost(f'for {self._patience:.0f} s')
       if not moved:
-        time.sleep(_NAP)
+        time.sleep(NAP)
     if first_fault is not None:
       self._count(lost_s=time.monotonic() - first_fault)
 
@@ -188,7 +186,7 @@ class GrpcClient:
       collections.defaultdict(dict)
     )
     for slot in pending:
-      server = self._choose(slot)
+      server = self._fleet.choose(slot, self._slots[slot].server)
       if server is not None:
         shares[server][slot] = self._message(slot, server)
     sent = [(s, share, self._send(s, share)) for s, share in shares.items()]
@@ -204,15 +202,6 @@ class GrpcClient:
         calm &= answer is not None
         self._take(slot, server, request, answer, pending, answers)
     return moved, calm
-
-  def _choose(self, slot: int) -> Remote | None:
-    """The server of a slot: where its episode is, else where it belongs."""
-    here = self._slots[slot].server
-    if here is not None and here.up:
-      return here
-    n = len(self._servers)
-    ring = (self._servers[(slot + i) % n] for i in range(n))
-    return next((server for server in ring if server.up), None)
 
   def _message(self, slot: int, server: Remote) -> wire.Move | wire.Episode:
     episode = self._slots[slot]
@@ -230,7 +219,7 @@ class GrpcClient:
   def _send(
     self, server: Remote, share: dict[int, wire.Move | wire.Episode]
   ) -> grpc.Future:
-    play = wire.Play(self._session, self._expected, share)
+    play = wire.Play(self._session, self._fleet.expected, share)
     return server.send('Play', wire.encode_play(play), self._timeout)
 
   def _receive(
@@ -292,40 +281,6 @@ class GrpcClient:
         'servers read the same data, and is the world deterministic?'
       )
 
-  # ---- servers that come and go ---------------------------------------------
-
-  def _look(self) -> None:
-    returned = sum(server.look(self._wrong) for server in self._servers)
-    if returned:
-      self._count(returned=returned)
-
-  def _wrong(self, found: wire.Identity) -> str:
-    """What is wrong with a server; the first one tells the data's hash."""
-    with self._lock:
-      if not self._expected.data:
-        expected = dataclasses.replace(self._expected, data=found.data)
-        if not grpc_server.differences(found, expected):
-          self._expected = expected
-    return grpc_server.differences(found, self._expected)
-
-  def _await_all(self, deadline: float) -> None:
-    while not all(server.up for server in self._servers):
-      for server in self._servers:
-        server.look(self._wrong)
-      if time.monotonic() > deadline:
-        raise self._lost('in time')
-      time.sleep(_NAP)
-
-  def _lost(self, when: str) -> ServersLost:
-    each = ''.join(
-      f'\n  {server.address}: {"up" if server.up else server.reason}'
-      for server in self._servers
-    )
-    return ServersLost(
-      f'environment servers did not answer {when}:{each}\nStart them again '
-      '(python -m envs.serve), and resume.'
-    )
-
   def _count(self, **more: float) -> None:
     with self._lock:
       self._counts = dataclasses.replace(
@@ -338,12 +293,7 @@ class GrpcClient:
     if self._closed:
       return
     self._closed = True
-    leave = wire.encode_leave(self._session)
-    calls = [s.send('Leave', leave, 1.0) for s in self._servers if s.up]
-    for call in calls:
-      call.exception()  # waits; one that fails forgets in its own time
-    for server in self._servers:
-      server.close()
+    self._fleet.close(wire.encode_leave(self._session))
 
   def __enter__(self) -> Self:
     return self

@@ -6,7 +6,7 @@ import random
 import chaos
 import pytest
 
-from envs import client, grpc_client, registry
+from envs import client, fleet, grpc_client, registry
 from envs.base import Task
 
 WORLD, OPTIONS = 'alfworld', {'max_turns': 30}
@@ -107,7 +107,7 @@ def test_servers_that_stay_away_are_named():
     step_envs({0: Task('train', 0)})
     for server in world.servers:
       server.kill()
-    with pytest.raises(grpc_client.ServersLost) as error:
+    with pytest.raises(fleet.ServersLost) as error:
       step_envs({0: 'red'})
     assert all(address in str(error.value) for address in world.addresses)
     step_envs.close()

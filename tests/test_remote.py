@@ -13,6 +13,7 @@ from test_server import play_script
 from envs import (
   checker,
   client,
+  fleet,
   grpc_client,
   grpc_server,
   identity,
@@ -155,11 +156,11 @@ def test_other_protocols_and_worlds_are_refused(monkeypatch):
 
 def test_a_client_names_servers_that_play_something_else():
   with Serving() as a, Serving(who_it_is=who(num_words=3)) as b:
-    with pytest.raises(grpc_client.ServersLost) as error:
+    with pytest.raises(fleet.ServersLost) as error:
       connect(a.address, b.address)
     assert f'{a.address}: up' in str(error.value)
     assert b.address in str(error.value) and 'options' in str(error.value)
-    with pytest.raises(grpc_client.ServersLost, match="world 'toy'.*alfworld"):
+    with pytest.raises(fleet.ServersLost, match="world 'toy'.*alfworld"):
       connect(a.address, world='alfworld')
 
 
@@ -168,7 +169,7 @@ def test_a_client_refuses_servers_of_unequal_data():
   with (
     Serving() as a,
     Serving(who_it_is=other) as b,
-    pytest.raises(grpc_client.ServersLost, match="data 'other data'"),
+    pytest.raises(fleet.ServersLost, match="data 'other data'"),
   ):
     connect(a.address, b.address)
 
@@ -178,7 +179,7 @@ def test_a_token_is_demanded_and_checked():
     for given in ({}, {'metadata': (('authorization', 'Bearer no'),)}):
       code, text = refusal(a, 'Hello', wire.encode_hello(), **given)
       assert code == 'UNAUTHENTICATED' and 'token' in text
-    with pytest.raises(grpc_client.ServersLost, match='UNAUTHENTICATED'):
+    with pytest.raises(fleet.ServersLost, match='UNAUTHENTICATED'):
       connect(a.address)
     with connect(a.address, credentials=remote.Credentials(TOKEN)) as envs:
       assert envs({0: Task('train', 0)})[0].observation == 'Say red.'
@@ -237,7 +238,7 @@ def test_tls_encrypts_and_strangers_are_not_trusted(tmp_path):
   try:
     with connect(address, credentials=trusting) as step_envs:
       assert step_envs({0: Task('train', 0)})[0].observation == 'Say red.'
-    with pytest.raises(grpc_client.ServersLost, match='UNAVAILABLE'):
+    with pytest.raises(fleet.ServersLost, match='UNAVAILABLE'):
       connect(address)  # without TLS
   finally:
     running.stop()

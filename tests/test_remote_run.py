@@ -5,7 +5,7 @@ import json
 import chaos
 import pytest
 
-from envs import grpc_client
+from envs import fleet
 from experiments.configs import toy
 from hgpo_jax.train import trainer
 
@@ -47,7 +47,7 @@ def test_a_run_outlives_its_servers(tmp_path, monkeypatch):
       return rollout(run, params, step)
 
     monkeypatch.setattr(trainer.run_lib.Run, 'rollout', broken)
-    with pytest.raises(grpc_client.ServersLost) as error:
+    with pytest.raises(fleet.ServersLost) as error:
       trainer.train(c, folder)
     assert all(address in str(error.value) for address in world.addresses)
     assert records(folder) == expected[:2]

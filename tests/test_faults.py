@@ -1,5 +1,6 @@
 """No episode is lost or changed while servers die, hang and are cut off."""
 
+import concurrent.futures
 import pathlib
 import random
 
@@ -97,6 +98,32 @@ def test_all_servers_may_vanish_and_come_back():
       assert play(step_envs, tasks, between) == quiet(tasks)
       assert step_envs.counts.returned >= 1
       assert step_envs.counts.rebuilds >= 4
+
+
+def test_threads_share_a_client_among_faults():
+  """As `rollout.workers` do: every thread plays an episode of its own."""
+  tasks = [Task('train', i) for i in range(8)]
+  with (
+    chaos.Chaos(2, WORLD, OPTIONS) as world,
+    grpc_client.GrpcClient(
+      world.addresses, WORLD, OPTIONS, timeout=5, patience=60
+    ) as step_envs,
+    concurrent.futures.ThreadPoolExecutor(len(tasks)) as threads,
+  ):
+
+    def alone(slot):
+      def shifted(requests):
+        return {0: step_envs({slot: requests[0]})[slot]} if requests else {}
+
+      def between(turn):
+        if slot in (3, 4) and turn == 5:
+          world.strike('kill', delay=0, seconds=0.2)
+
+      return play(shifted, [tasks[slot]], between)
+
+    found = list(threads.map(alone, range(len(tasks))))
+    assert found == [quiet([task]) for task in tasks]
+    assert step_envs.counts.faults > 0
 
 
 def test_servers_that_stay_away_are_named():

@@ -1,6 +1,7 @@
 """Remote servers: what they refuse, whom they serve, that nothing is lost."""
 
 import contextlib
+import random
 import socket
 import subprocess
 import threading
@@ -138,6 +139,24 @@ def test_bad_bytes_are_refused_and_the_server_lives_on():
     assert code == 'UNIMPLEMENTED'
     found = wire.decode_answers(a.call('Play', good))
     assert found[0].observation == 'Say red.'
+
+
+def test_a_server_outlives_fuzzed_requests():
+  rng = random.Random(0)
+  good = wire.encode_play(
+    wire.Play('me', who(), {0: wire.Episode(1, Task('train', 0), ('red',))})
+  )
+  codes = set()
+  with Serving() as a:
+    for _ in range(300):
+      data = bytearray(good[: rng.randint(0, len(good))] or b'x')
+      data[rng.randrange(len(data))] = rng.randrange(256)
+      try:
+        a.call(rng.choice(('Hello', 'Play', 'Leave')), bytes(data))
+      except grpc.RpcError as error:
+        codes.add(error.code().name)
+    assert codes <= {'INVALID_ARGUMENT', 'FAILED_PRECONDITION'}
+    assert wire.decode_answers(a.call('Play', good))[0] is not None
 
 
 def test_other_protocols_and_worlds_are_refused(monkeypatch):

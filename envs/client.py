@@ -48,7 +48,7 @@ class InlineClient:
   def __call__(self, requests: Mapping[int, Task | str]) -> dict[int, Step]:
     with self._lock:
       answers = self._slots.play(requests)
-    return _steps(requests, answers)
+    return steps(requests, answers)
 
   def close(self) -> None:
     """Nothing is held; here so that clients are alike."""
@@ -123,7 +123,7 @@ class ProcessClient:
     answers = {
       slot: server.unpack_answer(packed.get(slot)) for slot in requests
     }
-    return _steps(requests, answers)
+    return steps(requests, answers)
 
   def close(self) -> None:
     """Ends the servers; harmless when done twice."""
@@ -157,7 +157,7 @@ def _ask(
     return [each.receive(deadline) for each in messages]
 
 
-def _steps(
+def steps(
   requests: Mapping[int, Task | str], answers: Mapping[int, Step | EnvError]
 ) -> dict[int, Step]:
   """Returns the steps in the order of the requests, or raises."""

@@ -122,6 +122,7 @@ def _change(config: ml_collections.ConfigDict, folder: pathlib.Path) -> None:
   sampling.max_reply = max(sampling.max_reply, _MAX_REPLY.value)
   widest = max(sampling.choice_buckets)
   sampling.choice_buckets = (*sampling.choice_buckets, 2 * widest, 4 * widest)
+  config.env.addresses = ()  # servers play the options of the training
   config.env.template_file = _TEMPLATE.value or str(folder / 'template.json')
   if config.env.world == 'alfworld':
     files = _DATA.value == 'files'

@@ -7,6 +7,7 @@ pure maths knows no model, flags stop at `experiments/`, nothing is circular.
 import ast
 import graphlib
 import pathlib
+import subprocess
 import sys
 
 import pytest
@@ -38,7 +39,13 @@ LAZY = {
   'envs.webshop.nouns': {'spacy'},
 }
 # A folder that may use more; what all worlds load must not import it at once.
-ALLOWED = {'envs.webshop': {'numpy', 'regex'}}
+ALLOWED = {
+  'envs.webshop': {'numpy', 'regex'},
+  'envs.wire': {'msgpack'},
+  'envs.remote': {'grpc'},
+  'envs.grpc_server': {'grpc'},
+  'envs.grpc_client': {'grpc'},
+}
 
 
 def module_name(path):
@@ -132,6 +139,17 @@ def test_worlds_use_the_standard_library_only():
       if not (known or lazy or allowed):
         breaches.add(f'{name} imports {target}')
   assert not breaches
+
+
+def test_a_run_without_servers_loads_no_grpc():
+  code = (
+    'import sys\n'
+    'from experiments.configs import toy\n'
+    'from hgpo_jax.train import trainer\n'
+    'with trainer.open_seat(toy.get_config()):\n'
+    "  sys.exit('grpc' in sys.modules or 'envs.wire' in sys.modules)\n"
+  )
+  subprocess.run([sys.executable, '-c', code], check=True, cwd=ROOT)
 
 
 def test_flags_stop_at_experiments():

@@ -18,6 +18,11 @@ def get_config() -> ml_collections.ConfigDict:
   c.env = ml_collections.ConfigDict()
   c.env.world = 'alfworld'  # a name in envs/registry.py
   c.env.servers = 0  # server processes; 0 plays in the trainer's process
+  c.env.addresses = ()  # 'host:port' of remote servers (envs/README.md)
+  c.env.token_file = ''  # holds what they ask for; '' shows nothing
+  c.env.ca_file = ''  # PEM certificates to trust; '' connects without TLS
+  c.env.timeout = 120.0  # s until a server that does not answer is left
+  c.env.patience = 600.0  # s to go on without an answer from any server
   c.env.history = 2  # K: past turns in a prompt, and depth of HGPO's contexts
   c.env.template = 'paper'  # a preset of the world
   c.env.template_file = ''  # JSON file of a template, instead of a preset

@@ -49,6 +49,12 @@ _LEAST = {
 }
 
 
+# Fields of `env` that say where worlds play, not what.
+_PLACES = (
+  'servers', 'addresses', 'token_file', 'ca_file', 'timeout', 'patience'
+)  # fmt: skip
+
+
 @dataclasses.dataclass(frozen=True)
 class Seat:
   """A world as the trainer sees it: callables and words, no environment.
@@ -59,6 +65,7 @@ class Seat:
     agent: the words.
     words: the template as JSON, by which a warm start is told apart.
     step_envs: the environments.
+    counts: what befell their servers so far, by name.
   """
 
   world: Any
@@ -66,6 +73,7 @@ class Seat:
   agent: collect.AgentLayer
   words: Mapping[str, Any]
   step_envs: collect.StepEnvs
+  counts: Callable[[], Mapping[str, float]] = dict
 
 
 class Run:
@@ -362,7 +370,7 @@ def _settings(config: ml_collections.ConfigDict, seat: Seat) -> dict[str, Any]:
   """What a warm start depends on, as JSON."""
   c = config
   settings = {n: c[n].to_dict() for n in ('env', 'policy', 'warmstart')}
-  for field in ('servers', 'template', 'template_file'):
+  for field in ('template', 'template_file', *_PLACES):
     del settings['env'][field]
   # Adapters come after it; these change rounding, speed and memory alone.
   for field in ('lora', 'cache_dtype', 'remat', 'attention'):

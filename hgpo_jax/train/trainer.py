@@ -16,7 +16,7 @@ import numpy as np
 
 from envs import agent as agent_lib
 from envs import client, registry
-from envs.base import Task
+from envs.base import EnvError, Task
 from hgpo_jax import types
 from hgpo_jax.train import checkpoint, evaluate, metrics
 from hgpo_jax.train import policy as policy_lib
@@ -38,19 +38,32 @@ def open_seat(config: ml_collections.ConfigDict) -> Iterator[run_lib.Seat]:
   template = agent_lib.make_template(
     env.template, world.templates, env.template_file
   )
-  step_envs: client.Client = (
-    client.ProcessClient(env.world, options, env.servers)
-    if env.servers
-    else client.InlineClient(world.make_env)
+  seat = run_lib.Seat(
+    world=world,
+    make_task=Task,
+    agent=agent_lib.AgentLayer(template, env.history, env.constrained),
+    words=dataclasses.asdict(template),
+    step_envs=client.InlineClient(world.make_env),
   )
-  with contextlib.closing(step_envs):
-    yield run_lib.Seat(
-      world=world,
-      make_task=Task,
-      agent=agent_lib.AgentLayer(template, env.history, env.constrained),
-      words=dataclasses.asdict(template),
-      step_envs=step_envs,
-    )
+  if env.get('addresses'):
+    from envs import grpc_client  # a run without servers needs no gRPC
+
+    with grpc_client.GrpcClient(
+      env.addresses,
+      env.world,
+      options,
+      grpc_client.read_credentials(env.token_file, env.ca_file),
+      timeout=env.timeout,
+      patience=env.patience,
+    ) as remote:
+      yield dataclasses.replace(
+        seat, step_envs=remote, counts=lambda: vars(remote.counts)
+      )
+  elif env.servers:
+    with client.ProcessClient(env.world, options, env.servers) as local:
+      yield dataclasses.replace(seat, step_envs=local)
+  else:
+    yield seat
 
 
 def train(
@@ -152,10 +165,14 @@ class _Loop:
       ) as log,
     ):
       for step in range(first, c.iterations):
-        state, record, played = self._iteration(state, reference, step)
+        with self._saved_on_failure(state, step):
+          state, record, played = self._iteration(state, reference, step)
         done = step + 1
         if c.eval.every and done % c.eval.every == 0 and done < c.iterations:
-          with _timed(self._seconds, 'evaluation'):
+          with (
+            _timed(self._seconds, 'evaluation'),
+            self._saved_on_failure(state, done),
+          ):
             policy = policy_lib.policy_of(state)
             record |= flat_results(self._run.evaluate(policy))
         log.write(step, record)
@@ -199,10 +216,30 @@ class _Loop:
         'time/rollout_s': rollout_s(),
         'time/update_s': update_s(),
         'time/compilations': self._compilations.count,
+        **{f'time/env_{k}': v for k, v in self._run.seat.counts().items()},
         'time/tokens_per_second': tokens / (rollout_s() + update_s()),
       },
       played,
     )
+
+  @contextlib.contextmanager
+  def _saved_on_failure(
+    self, state: types.TrainState, done: int
+  ) -> Iterator[None]:
+    """Saves what was learned before an environment's error goes on.
+
+    Environments are called before the update, so `state` is whole. An
+    iteration whose evaluation fails is learned but not in the metrics.
+    """
+    try:
+      yield
+    except EnvError:
+      self.save(state, done)
+      print(
+        f'\nThe environments failed; {done} iterations are saved in '
+        f'{self._store.folder}. The same command with --resume goes on.'
+      )
+      raise
 
   def save(self, state: types.TrainState, done: int) -> None:
     """Writes a checkpoint from which iteration `done` can be played next."""

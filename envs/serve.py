@@ -1,0 +1,76 @@
+"""Serves a world to other machines.
+
+  python -m envs.serve --world=alfworld --options='{"max_turns": 50}'
+  python -m envs.serve --world=webshop --host=0.0.0.0 --port=7000 \\
+    --token_file=token.txt --certificate=server.pem --key=server.key
+
+Prints one line when it is ready, with its port, and serves until it is told to
+end (SIGTERM, Ctrl-C). `--world=my_module:MyWorld` serves a class of your own.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import pathlib
+import signal
+import sys
+import threading
+
+from envs import grpc_server, identity, registry, wire
+from envs.base import EnvError
+
+
+def main(argv: list[str] | None = None) -> None:
+  args = _parser().parse_args(argv)
+  ended = threading.Event()
+  for number in (signal.SIGTERM, signal.SIGINT):
+    signal.signal(number, lambda *_: ended.set())
+  try:
+    world = registry.make_world(args.world, args.options)
+    serving = grpc_server.start(
+      world.make_env,
+      wire.Identity(
+        args.world,
+        identity.canonical(args.world, args.options),
+        identity.code_version(args.world),
+        identity.data_hash(world),
+      ),
+      grpc_server.Access(
+        args.host,
+        args.port,
+        grpc_server.read_token(args.token_file),
+        _read(args.key),
+        _read(args.certificate),
+      ),
+      args.max_requests,
+    )
+  except (EnvError, OSError) as error:
+    sys.exit(f'{type(error).__name__}: {error}')
+  print(f'serving {args.world} on {args.host}:{serving.port}', flush=True)
+  ended.wait()
+  serving.stop()
+
+
+def _parser() -> argparse.ArgumentParser:
+  parser = argparse.ArgumentParser(
+    prog='python -m envs.serve', description=(__doc__ or '').splitlines()[0]
+  )
+  add = parser.add_argument
+  add('--world', required=True, help='a name in the registry, or module:Class')
+  add('--options', type=json.loads, default={}, help='of the world, as JSON')
+  add('--host', default='127.0.0.1', help='others than loopback need a token')
+  add('--port', type=int, default=0, help='0 takes any that is free')
+  add('--token_file', default='', help='holds what clients have to know')
+  add('--certificate', default='', help='PEM file; with --key it means TLS')
+  add('--key', default='', help='PEM file')
+  add('--max_requests', type=int, default=16, help='in work at once')
+  return parser
+
+
+def _read(path: str) -> bytes:
+  return pathlib.Path(path).read_bytes() if path else b''
+
+
+if __name__ == '__main__':
+  main()

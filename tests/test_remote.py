@@ -1,0 +1,380 @@
+"""Remote servers: what they refuse, whom they serve, that nothing is lost."""
+
+import contextlib
+import random
+import socket
+import subprocess
+import threading
+import time
+
+import grpc
+import pytest
+from test_server import play_script
+
+from envs import (
+  checker,
+  client,
+  fleet,
+  grpc_client,
+  grpc_server,
+  identity,
+  registry,
+  remote,
+  serve,
+  wire,
+)
+from envs.base import BadOptions, ResetNeeded, ServerError, Step, Task
+from envs.episodes import Episodes
+from envs.toy import GuessEnv
+
+TOKEN = 'a token of twenty-odd letters'
+LOOPBACK = grpc_server.Access()
+
+
+def who(world='toy', **options):
+  made = registry.make_world(world, options)
+  return wire.Identity(
+    world,
+    identity.canonical(world, options),
+    identity.code_version(world),
+    identity.data_hash(made),
+  )
+
+
+class Serving:
+  """A server in this process, and a raw channel to it."""
+
+  def __init__(
+    self, make_env=GuessEnv, who_it_is=None, access=LOOPBACK, **more
+  ):
+    self.identity = who_it_is or who()
+    self._running = grpc_server.start(make_env, self.identity, access, **more)
+    self.address = f'127.0.0.1:{self._running.port}'
+    self.channel = grpc.insecure_channel(self.address)
+
+  def call(self, method, data, service=grpc_server.SERVICE, **more):
+    call = self.channel.unary_unary(f'/{service}/{method}')
+    return call(data, timeout=10, **more)
+
+  def __enter__(self):
+    return self
+
+  def __exit__(self, *_):
+    self.channel.close()
+    self._running.stop()
+
+
+def connect(*addresses, world='toy', options=None, **more):
+  more = {'timeout': 5, 'patience': 1, **more}
+  return grpc_client.GrpcClient(addresses, world, options or {}, **more)
+
+
+def refusal(serving, method, data, **more):
+  """The status of a call that is refused; the server has to live on."""
+  with pytest.raises(grpc.RpcError) as error:
+    serving.call(method, data, **more)
+  health = serving.call('Check', b'', service=grpc_server.HEALTH)
+  assert health == grpc_server.SERVING
+  return error.value.code().name, error.value.details()
+
+
+def test_remote_and_inline_are_alike():
+  expected = play_script(client.InlineClient(GuessEnv))
+  with Serving() as a, Serving() as b:
+    for addresses in ((a.address,), (a.address, b.address)):
+      with connect(*addresses) as step_envs:
+        assert play_script(step_envs) == expected
+        assert step_envs.counts == grpc_client.Counts()
+
+
+class RemoteEnv:
+  """A slot of a client as an environment, for the contract checker."""
+
+  def __init__(self, step_envs, slot):
+    self._step_envs, self._slot = step_envs, slot
+
+  def reset(self, task):
+    return self._step_envs({self._slot: task})[self._slot]
+
+  def step(self, action):
+    return self._step_envs({self._slot: action})[self._slot]
+
+
+def check_remote(step_envs, tasks, **more):
+  """`check_env` behind a client; every environment is a slot of its own."""
+  slots = iter(range(10**6))
+  return checker.check_env(
+    lambda: RemoteEnv(step_envs, next(slots)), tasks, **more
+  )
+
+
+@pytest.mark.parametrize('world, options', [
+  ('toy', {}), ('alfworld', {'max_turns': 9})
+])  # fmt: skip
+def test_a_remote_server_keeps_the_contract(world, options):
+  made = registry.make_world(world, options)
+  tasks = [Task('train', i) for i in range(5)]
+  with (
+    Serving(made.make_env, who(world, **options)) as a,
+    connect(a.address, world=world, options=options) as step_envs,
+  ):
+    assert check_remote(step_envs, tasks).episodes == 5
+
+
+# ---- refusals ---------------------------------------------------------------
+
+
+def test_bad_bytes_are_refused_and_the_server_lives_on():
+  good = wire.encode_play(
+    wire.Play('me', who(), {0: wire.Episode(1, Task('train', 0))})
+  )
+  with Serving() as a:
+    for data in (b'', b'\xc1', good[:-3], good + b'x', b'\x91' * 10_000):
+      for method in ('Hello', 'Play', 'Leave'):
+        code, text = refusal(a, method, data)
+        assert code == 'INVALID_ARGUMENT' and text
+    code, _ = refusal(a, 'Play', bytes(wire.MAX_BYTES + 2048))
+    assert code == 'RESOURCE_EXHAUSTED'  # gRPC's own: it was never read
+    code, _ = refusal(a, 'Dance', b'')
+    assert code == 'UNIMPLEMENTED'
+    found = wire.decode_answers(a.call('Play', good))
+    assert found[0].observation == 'Say red.'
+
+
+def test_a_server_outlives_fuzzed_requests():
+  rng = random.Random(0)
+  good = wire.encode_play(
+    wire.Play('me', who(), {0: wire.Episode(1, Task('train', 0), ('red',))})
+  )
+  codes = set()
+  with Serving() as a:
+    for _ in range(300):
+      data = bytearray(good[: rng.randint(0, len(good))] or b'x')
+      data[rng.randrange(len(data))] = rng.randrange(256)
+      try:
+        a.call(rng.choice(('Hello', 'Play', 'Leave')), bytes(data))
+      except grpc.RpcError as error:
+        codes.add(error.code().name)
+    assert codes <= {'INVALID_ARGUMENT', 'FAILED_PRECONDITION'}
+    assert wire.decode_answers(a.call('Play', good))[0] is not None
+
+
+def test_other_protocols_and_worlds_are_refused(monkeypatch):
+  slots = {0: wire.Episode(1, Task('train', 0))}
+  with Serving() as a:
+    other = wire.encode_play(wire.Play('me', who(num_words=3), slots))
+    code, text = refusal(a, 'Play', other)
+    assert code == 'FAILED_PRECONDITION'
+    assert '{"num_words": 4}' in text and '{"num_words": 3}' in text
+    with monkeypatch.context() as patch:
+      patch.setattr(wire, 'PROTOCOL', 2)
+      hello = wire.encode_hello()
+    code, text = refusal(a, 'Hello', hello)
+    assert code == 'FAILED_PRECONDITION' and 'protocol 2, expected 1' in text
+
+
+def test_a_client_names_servers_that_play_something_else():
+  with Serving() as a, Serving(who_it_is=who(num_words=3)) as b:
+    with pytest.raises(fleet.ServersLost) as error:
+      connect(a.address, b.address)
+    assert f'{a.address}: up' in str(error.value)
+    assert b.address in str(error.value) and 'options' in str(error.value)
+    with pytest.raises(fleet.ServersLost, match="world 'toy'.*alfworld"):
+      connect(a.address, world='alfworld')
+
+
+def test_a_client_refuses_servers_of_unequal_data():
+  other = wire.Identity('toy', who().options, who().version, 'other data')
+  with (
+    Serving() as a,
+    Serving(who_it_is=other) as b,
+    pytest.raises(fleet.ServersLost, match="data 'other data'"),
+  ):
+    connect(a.address, b.address)
+
+
+def test_a_token_is_demanded_and_checked():
+  with Serving(access=grpc_server.Access(token=TOKEN)) as a:
+    for given in ({}, {'metadata': (('authorization', 'Bearer no'),)}):
+      code, text = refusal(a, 'Hello', wire.encode_hello(), **given)
+      assert code == 'UNAUTHENTICATED' and 'token' in text
+    with pytest.raises(fleet.ServersLost, match='UNAUTHENTICATED'):
+      connect(a.address)
+    with connect(a.address, credentials=remote.Credentials(TOKEN)) as envs:
+      assert envs({0: Task('train', 0)})[0].observation == 'Say red.'
+
+
+def test_only_loopback_goes_without_a_token():
+  for host in ('127.0.0.1', '::1', '[::1]', 'localhost'):
+    grpc_server.Access(host)
+  for host in ('0.0.0.0', '::', '10.1.2.3', 'a.name', ''):
+    with pytest.raises(BadOptions, match='no token'):
+      grpc_server.Access(host)
+    grpc_server.Access(host, token=TOKEN)
+  with pytest.raises(BadOptions, match='both'):
+    grpc_server.Access(key=b'key')
+
+
+def test_tokens_are_read_from_files(tmp_path):
+  path = tmp_path / 'token'
+  assert grpc_server.read_token('') == ''
+  path.write_text(TOKEN + '\n')
+  assert grpc_server.read_token(str(path)) == TOKEN
+  for bad in ('', 'short', 'naïve, but long enough', 'two\nlines of a token'):
+    path.write_text(bad)
+    with pytest.raises(BadOptions, match='at least 16'):
+      grpc_server.read_token(str(path))
+
+
+def test_a_taken_port_is_told():
+  with socket.socket() as taken:
+    taken.bind(('127.0.0.1', 0))
+    taken.listen()
+    port = taken.getsockname()[1]
+    with pytest.raises(BadOptions, match='taken'):
+      Serving(access=grpc_server.Access(port=port))
+    with pytest.raises(SystemExit, match='taken'):
+      serve.main(['--world=toy', f'--port={port}'])
+
+
+def test_tls_encrypts_and_strangers_are_not_trusted(tmp_path):
+  key, certificate = tmp_path / 'key', tmp_path / 'certificate'
+  try:
+    subprocess.run(
+      ['openssl', 'req', '-x509', '-newkey', 'rsa:2048', '-nodes', '-days=2',
+       '-subj=/CN=localhost', '-addext=subjectAltName=IP:127.0.0.1',
+       '-keyout', key, '-out', certificate],
+      check=True, capture_output=True,
+    )  # fmt: skip
+  except FileNotFoundError:
+    pytest.skip('openssl makes the certificate, and is not installed')
+  access = grpc_server.Access(
+    key=key.read_bytes(), certificate=certificate.read_bytes()
+  )
+  running = grpc_server.start(GuessEnv, who(), access)
+  address = f'127.0.0.1:{running.port}'
+  trusting = remote.Credentials(authority=certificate.read_bytes())
+  try:
+    with connect(address, credentials=trusting) as step_envs:
+      assert step_envs({0: Task('train', 0)})[0].observation == 'Say red.'
+    with pytest.raises(fleet.ServersLost, match='UNAVAILABLE'):
+      connect(address)  # without TLS
+  finally:
+    running.stop()
+
+
+# ---- work -------------------------------------------------------------------
+
+
+class Slow(GuessEnv):
+  """Plays only while the test lets it."""
+
+  gate = threading.Event()
+
+  def reset(self, task):
+    self.gate.wait(10)
+    return super().reset(task)
+
+
+def test_too_much_work_is_refused_and_tried_again():
+  Slow.gate.clear()
+  with (
+    Serving(Slow, max_requests=1) as a,
+    connect(a.address, patience=10) as one,
+    connect(a.address, patience=10) as two,
+  ):
+    first = threading.Thread(target=one, args=({0: Task('train', 0)},))
+    first.start()
+    time.sleep(0.2)
+    threading.Timer(0.3, Slow.gate.set).start()
+    found = two({0: Task('train', 1)})
+    first.join()
+  assert found[0].observation == 'Say red.'
+  assert two.counts.busy > 0 and two.counts.faults == 0
+
+
+def test_an_action_is_played_once_however_often_it_is_asked():
+  episodes = Episodes(GuessEnv)
+  episodes.play('me', {0: wire.Episode(1, Task('train', 0))})
+  for _ in range(3):  # its answer was lost twice
+    found = episodes.play('me', {0: wire.Move(2, 'red')})
+    assert found[0].observation.startswith('Right. Say')
+  assert episodes.play('me', {0: wire.Move(3, 'no')})[0].done
+  error = episodes.play('me', {0: wire.Move(4, 'no')})
+  assert isinstance(error[0], ResetNeeded)
+  # Late, early and unknown: told, not played.
+  for session, slot, turn in (('me', 0, 2), ('me', 0, 6), ('me', 1, 2),
+                              ('you', 0, 5)):  # fmt: skip
+    found = episodes.play(session, {slot: wire.Move(turn, 'red')})
+    assert found == {slot: None}
+
+
+def test_an_episode_is_rebuilt_to_any_turn():
+  episodes = Episodes(GuessEnv)
+  whole = wire.Episode(5, Task('train', 0), ('red',))
+  found = episodes.play('me', {0: whole})[0]
+  assert found == Episodes(GuessEnv).play('you', {0: whole})[0]
+  assert found.observation.startswith('Right.')
+
+
+def test_sessions_that_were_left_are_forgotten():
+  start = {0: wire.Episode(1, Task('train', 0))}
+  episodes = Episodes(GuessEnv, max_sessions=2)
+  for session in ('a', 'b', 'a', 'c'):
+    episodes.play(session, start)
+  move = {0: wire.Move(2, 'red')}
+  assert episodes.play('a', move)[0] is not None
+  assert episodes.play('b', move)[0] is None
+  episodes.leave('a')
+  episodes.leave('unknown')
+  assert episodes.play('a', move)[0] is None
+
+
+class Moody(GuessEnv):
+  """Not deterministic: answers otherwise when it is played again."""
+
+  made = 0
+
+  def reset(self, task):
+    Moody.made += 1
+    return Step(f'game {Moody.made}')
+
+  def step(self, action):
+    return Step('ok')
+
+
+def test_a_rebuilt_episode_that_differs_stops_the_client():
+  with Serving(Moody) as a, connect(a.address) as step_envs:
+    step_envs({0: Task('train', 0)})
+    a.call('Leave', wire.encode_leave(step_envs._session))  # it forgets
+    with pytest.raises(ServerError, match='deterministic'):
+      step_envs({0: 'look'})
+
+
+def test_a_closed_client_says_so():
+  with Serving() as a:
+    step_envs = connect(a.address)
+    step_envs.close()
+    step_envs.close()
+    with pytest.raises(ServerError, match='closed'):
+      step_envs({0: Task('train', 0)})
+  with pytest.raises(ServerError, match='no addresses'):
+    connect()
+
+
+def test_an_interrupted_move_is_not_mistaken_for_the_next(monkeypatch):
+  def script(step_envs, interrupted):
+    step_envs({0: Task('train', 3)})
+    with monkeypatch.context() as patch:
+      if interrupted:
+        patch.setattr(grpc_client.GrpcClient, '_receive', interrupted)
+      with contextlib.suppress(KeyboardInterrupt):
+        step_envs({0: 'red'})
+    return step_envs({0: 'blue'})
+
+  def interrupt(*_):
+    raise KeyboardInterrupt
+
+  expected = script(client.InlineClient(GuessEnv), None)
+  with Serving() as a, connect(a.address) as step_envs:
+    assert script(step_envs, interrupt) == expected

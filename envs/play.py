@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import IO
 
 from envs.base import EnvError, Step, Task, TextEnv
@@ -14,21 +14,27 @@ from envs.world import World
 _SHOWN = 60  # actions that are listed at most; more are understood
 
 
-def add_arguments(parser: argparse.ArgumentParser, split: str) -> None:
-  """Adds the options that all worlds have; `split` is the default one."""
-  parser.add_argument('--split', default=split)
-  parser.add_argument('--task', type=int, default=0, help='index in the split')
-  parser.add_argument('--max_turns', type=int, default=50)
-
-
-def play(world: World, args: argparse.Namespace) -> None:
+def main(
+  parser: argparse.ArgumentParser,
+  make_world: Callable[[argparse.Namespace], World],
+  argv: Sequence[str] | None,
+) -> None:
   """Plays the task that the arguments name on stdin and stdout.
 
   Exits with a message where the world refuses it.
+
+  Args:
+    parser: has the world's own arguments; those of all worlds are added.
+    make_world: parsed arguments -> the world.
+    argv: what is parsed; None takes the command line.
   """
-  task = Task(args.split, args.task)
+  parser.add_argument('--split', default='train')
+  parser.add_argument('--task', type=int, default=0, help='index in the split')
+  parser.add_argument('--max_turns', type=int, default=50)
+  args = parser.parse_args(argv)
   try:
-    play_task(world.make_env(), task, sys.stdin, sys.stdout)
+    env = make_world(args).make_env()
+    play_task(env, Task(args.split, args.task), sys.stdin, sys.stdout)
   except EnvError as error:
     sys.exit(f'{type(error).__name__}: {error}')
 

@@ -2,6 +2,8 @@
 
 `python -m experiments.evaluate --checkpoint=runs/alfworld_tiny
 --split=valid_seen` plays the released games under $ALFWORLD_DATA, each once.
+Worlds other than ALFWorld are played as the run's config has them, such as
+WebShop's goals with `--split=test`.
 """
 
 from __future__ import annotations
@@ -29,14 +31,19 @@ _CHECKPOINT = flags.DEFINE_string(
 _STEP = flags.DEFINE_integer('step', None, 'Iteration; default: the newest.')
 _SPLIT = flags.DEFINE_string('split', 'valid_seen', 'Split to play.')
 _DATA = flags.DEFINE_enum(
-  'data', 'files', ['files', 'generated'], 'Released or generated games.'
+  'data',
+  None,
+  ['files', 'generated'],
+  "ALFWorld's released or generated games; default: files.",
 )
 _ROOT = flags.DEFINE_string(
-  'root', '', 'Folder that holds json_2.1.1/; default: $ALFWORLD_DATA.'
+  'root', None, 'Folder that holds json_2.1.1/; default: $ALFWORLD_DATA.'
 )
 _GAMES = flags.DEFINE_integer('games', 0, 'How many; 0 plays the whole split.')
 _MAX_TURNS = flags.DEFINE_integer(
-  'max_turns', None, "Step limit; default: 50 for files, else the run's own."
+  'max_turns',
+  None,
+  "Step limit; default: 50 for ALFWorld's files, else the run's own.",
 )
 _TEMPERATURE = flags.DEFINE_float('temperature', 0.4, 'Of sampling.')
 _SEED = flags.DEFINE_integer('seed', 123, 'Of sampling.')
@@ -50,7 +57,7 @@ _MAX_REPLY = flags.DEFINE_integer(
   'max_reply', 24, 'Tokens; names that the tokenizer never met are spelled.'
 )
 _ENGINE = flags.DEFINE_enum(
-  'engine', 'fast', ['fast', 'textworld'], 'Which engine plays.'
+  'engine', None, ['fast', 'textworld'], 'Which plays ALFWorld; default: fast.'
 )
 
 
@@ -97,16 +104,14 @@ def run() -> dict[str, Any]:
       result = {
         'step': step,
         'split': _SPLIT.value,
-        'data': _DATA.value,
+        **_played_with(config),
         'temperature': _TEMPERATURE.value,
         'seed': _SEED.value,
-        'engine': _ENGINE.value,
         'dropped_choices': seated.codec.dropped,
         **evaluate.summarise(played, seat.world.kind),
       }
-  name = '_'.join(
-    str(result[key]) for key in ('split', 'data', 'temperature', 'seed', 'step')
-  )
+  keys = ('split', 'data', 'temperature', 'seed', 'step')
+  name = '_'.join(str(result[key]) for key in keys if key in result)
   metrics.write_json(folder / f'evaluation_{name}.json', result)
   print(f'{folder}/evaluation_{name}.json written')
   return result
@@ -124,13 +129,37 @@ def _change(config: ml_collections.ConfigDict, folder: pathlib.Path) -> None:
   sampling.choice_buckets = (*sampling.choice_buckets, 2 * widest, 4 * widest)
   config.env.addresses = ()  # servers play the options of the training
   config.env.template_file = _TEMPLATE.value or str(folder / 'template.json')
-  if config.env.world == 'alfworld':
-    files = _DATA.value == 'files'
-    config.env.alfworld.update(
-      data=_DATA.value, root=_ROOT.value, engine=_ENGINE.value
+  _change_world(config.env)
+
+
+def _change_world(env: ml_collections.ConfigDict) -> None:
+  """Puts in the flags that are a world's; raises ConfigError if not this's."""
+  if env.world == 'alfworld':
+    data = _DATA.value or 'files'
+    turns = 50 if data == 'files' else env.alfworld.max_turns
+    env.alfworld.update(
+      data=data,
+      root=_ROOT.value or '',
+      engine=_ENGINE.value or 'fast',
+      max_turns=_MAX_TURNS.value or turns,
     )
-    if files or _MAX_TURNS.value:
-      config.env.alfworld.max_turns = _MAX_TURNS.value or 50
+    return
+  if _DATA.value or _ROOT.value or _ENGINE.value:
+    raise ConfigError(
+      f'--data, --root and --engine are for ALFWorld, but this run is of '
+      f'{env.world}; leave them out, and it plays with the options of its '
+      'training.'
+    )
+  if _MAX_TURNS.value:
+    if 'max_turns' not in env.get(env.world, {}):
+      raise ConfigError(f'--max_turns: {env.world} has no such option.')
+    env[env.world].max_turns = _MAX_TURNS.value
+
+
+def _played_with(config: ml_collections.ConfigDict) -> dict[str, Any]:
+  """Where games come from and what plays them, for worlds with a choice."""
+  options = config.env.get(config.env.world, {})
+  return {key: options[key] for key in ('data', 'engine') if key in options}
 
 
 if __name__ == '__main__':

@@ -17,6 +17,8 @@ _FREE = (
   'seed',
   'samples_every',
   'env.alfworld.root',
+  'env.webshop.products',
+  'env.webshop.attributes',
   'env.webshop.cache',
   'rollout.rows',
   'rollout.slots',

@@ -67,7 +67,9 @@ def test_train_then_evaluate_a_split_of_its_own_world(tmp_path):
   said = run('experiments.evaluate', f'--checkpoint={folder}', '--split=valid')
   assert re.search(r'all +\d\.\d+ +4\n', said)
   (path,) = folder.glob('evaluation_valid_*.json')
-  assert json.loads(path.read_text())['games'] == 4
+  result = json.loads(path.read_text())
+  assert result['games'] == 4
+  assert not {'data', 'engine'} & set(result)  # which this world lacks
   said = run(
     'experiments.evaluate', f'--checkpoint={tmp_path}/nothing', ok=False
   )

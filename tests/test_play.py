@@ -66,6 +66,7 @@ def test_a_household_task_ends_at_its_limit(monkeypatch, capsys):
     (webshop_play.main, ['--split=valid'], "no split 'valid'"),
     (webshop_play.main, ['--max_turns=0'], 'max_turns is 0'),
     (webshop_play.main, ['--products=x'], 'items_ins_v2'),
+    (webshop_play.main, ['--human=x'], 'items_ins_v2'),
     (alfworld_play.main, ['--task=-1'], '-1'),
   ],
 )

@@ -27,8 +27,7 @@ def read(*paths, **options):
 
 
 def test_written_catalogue_is_read_as_generated(tmp_path):
-  generate.write_catalog(tmp_path, 30, seed=5)
-  paths = tmp_path / 'items_shuffle.json', tmp_path / 'items_ins_v2.json'
+  paths = write(tmp_path, [generate.generate_entry(i, 5) for i in range(30)])
   expected = list(generate.generate_products(30, seed=5))
   assert read(*paths) == expected
   assert read(*paths, limit=7) == expected[:7]
@@ -87,7 +86,9 @@ def test_people_s_instructions(tmp_path):
     ({'small_description': [1]}, 'expected texts only'),
     ({'customization_options': [1]}, 'customization_options is [1]'),
     ({'customization_options': {'color': 'red'}}, "option 'color'"),
-    ({'customization_options': {'color': [{}]}}, 'value is None'),
+    ({'customization_options': {'color': [{}]}}, 'value is missing'),
+    ({'customization_options': {'color': ['red']}}, "got 'red'"),
+    ({'pricing': '$' + 400 * '9'}, "pricing is '$999"),
     ({'query': None}, 'query is None'),
   ],
 )
@@ -97,6 +98,20 @@ def test_bad_field_is_told_with_file_and_product(tmp_path, changes, told):
     read(*paths)
   for part in (str(paths[0]), 'product 1', 'B1', told):
     assert part in str(error.value)
+
+
+@pytest.mark.parametrize('name', generate.generate_entry(0, seed=0)[0])
+def test_a_missing_field_is_told_with_file_and_product(tmp_path, name):
+  raw, about = entry(asin='B1')
+  del raw[name]
+  paths = write(tmp_path, [entry(asin='B0')], {'B0': about, 'B1': about})
+  paths[0].write_text(json.dumps([entry(asin='B0')[0], raw]))
+  if name == 'pricing':  # which WebShop lets be
+    assert read(*paths)[1].prices == (100.0,)
+    return
+  with pytest.raises(CatalogError, match=f'product 1.*{name} is missing') as e:
+    read(*paths)
+  assert str(paths[0]) in str(e.value)
 
 
 def test_duplicates(tmp_path):
@@ -112,7 +127,7 @@ def test_duplicates(tmp_path):
   [
     ({}, 'expected an object with attributes'),
     ({'B1': {'attributes': 'soft'}}, 'attributes'),
-    ({'B1': {'instruction': 'x'}}, 'instruction_attributes is None'),
+    ({'B1': {'instruction': 'x'}}, 'instruction_attributes is missing'),
     (
       {'B1': {'instruction': 'x', 'instruction_attributes': []}},
       'product B1: its instruction names no attribute',
@@ -137,6 +152,14 @@ def test_broken_or_empty_lists(tmp_path, text):
     read(*paths)
 
 
+def test_attributes_that_are_there_twice(tmp_path):
+  paths = write(tmp_path, [entry(asin='B1')])
+  text = paths[1].read_text()
+  paths[1].write_text(f'{{"B1": {{}}, {text[1:]}')
+  with pytest.raises(CatalogError, match="items_ins_v2.json: 'B1' is .* twice"):
+    read(*paths)
+
+
 def test_missing_files_and_bytes_that_are_no_text(tmp_path):
   paths = write(tmp_path, [entry()])
   with pytest.raises(CatalogError, match='nowhere'):
@@ -144,6 +167,13 @@ def test_missing_files_and_bytes_that_are_no_text(tmp_path):
   paths[0].write_bytes(b'[{"asin": "\xff"}]')
   with pytest.raises(CatalogError, match='decode'):
     read(*paths)
+
+
+def test_a_byte_order_mark_is_no_part_of_a_file(tmp_path):
+  paths = write(tmp_path, [entry(asin='B1')])
+  for path in paths:
+    path.write_text('\ufeff ' + path.read_text())
+  assert [x.asin for x in read(*paths)] == ['B1']
 
 
 @pytest.mark.parametrize('chunk', [1, 2, 3, 7, 1000])

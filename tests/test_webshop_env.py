@@ -13,9 +13,11 @@ from envs import checker, registry
 from envs.agent import load_template, make_template, render, task_text
 from envs.base import BadOptions, GameError, Task, UnknownTask
 from envs.client import ProcessClient
-from envs.webshop import generate, store
+from envs.webshop import generate, session, shop, store
 from envs.webshop.env import NUM_TEST, QUERY, WebShop
+from envs.webshop.nouns import rule_nouns
 from envs.webshop.prompts import COMPACT, PAPER
+from envs.webshop.reward import webshop_option_hits
 
 TASKS = [Task(split, i) for split in ('train', 'test') for i in range(6)]
 
@@ -130,11 +132,26 @@ def test_entities_and_unicode_come_through_as_they_are(tmp_path):
   assert '"size": "\\"599\\"\\u0026quot;"' in bought
 
 
+def test_links_lead_to_what_they_show():
+  """Whatever an id looks like, even like a button of another page."""
+  ids = ('b1', 'B2', 'Buy Now', 'ß')
+  made = generate.generate_products(len(ids), seed=0)
+  products = [x._replace(asin=y) for x, y in zip(made, ids, strict=True)]
+  packed = shop.pack(products, shop.draw_for(0, human=False))
+  ours = shop.Shop(packed, rule_nouns, webshop_option_hits, human=False)
+  goal_of = {goal.asin: goal for goal in map(ours.goal, range(ours.num_goals))}
+  for product in products:
+    state = session.start(goal_of[product.asin])
+    state = session.act(ours, state, f'search[{product.title}]')
+    state = session.act(ours, state, f'click[{product.asin}]')
+    assert state.kind == 'item' and product.title in state.page.texts
+
+
 def test_bad_options():
   for options in (
     {'data': 'x'}, {'reward': 'x'}, {'nouns': 'x'}, {'max_turns': 0},
     {'num_products': 0}, {'data': 'files'}, {'unknown': 1}, {'family': 'x'},
-    {'queries': 'x'}, {'per_page': 0},
+    {'queries': 'x'}, {'per_page': 0}, {'products': 'x'}, {'human': 'x'},
   ):  # fmt: skip
     with pytest.raises(BadOptions, match=next(iter(options))):
       registry.make_world('webshop', options)
@@ -206,8 +223,15 @@ def test_served_from_other_processes(tmp_path, world):
   options = {'nouns': 'rules', 'cache': str(tmp_path)}
   with ProcessClient('webshop', options, num_servers=2) as servers:
     answers = servers(dict(enumerate(TASKS)))
-  env = world.make_env()
-  assert answers == {i: env.reset(task) for i, task in enumerate(TASKS)}
+    env = world.make_env()
+    assert answers == {i: env.reset(task) for i, task in enumerate(TASKS)}
+    goal, last = env.session.goal, len(TASKS) - 1
+    for action in (
+      f'search[{goal.title}]', f'click[{goal.asin.lower()}]', 'click[buy now]',
+    ):  # fmt: skip
+      step = env.step(action)
+      assert servers({last: action}) == {last: step}
+  assert step.terminated and step.parts['price'] == 1
 
 
 def test_other_worlds_do_not_load_numpy():

@@ -1,8 +1,10 @@
 """The shop's expert, what it may search for, and the small family's words."""
 
+import json
 import random
 import statistics
-import tempfile
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -18,6 +20,8 @@ from envs.webshop.queries import queries
 from experiments.configs import base, webshop_tiny
 from hgpo_jax.policy import tokenizer as tokenizer_lib
 from hgpo_jax.train import checkpoint, trainer, warmstart
+
+ROOT = Path(__file__).resolve().parents[1]
 
 
 @pytest.fixture(scope='module')
@@ -250,11 +254,28 @@ def test_the_config_holds_the_fields_of_base(config):
 
 
 @pytest.mark.slow
-def test_two_iterations_of_the_config(config):
+def test_two_iterations_of_the_config(config, tmp_path):
   c = config.copy_and_resolve_references().unlock()
   c.iterations, c.warmstart.games, c.eval.games = 2, 60, 8
-  with tempfile.TemporaryDirectory() as folder:
-    summary = trainer.train(c, Path(folder, 'run'))
+  folder = tmp_path / 'run'
+  summary = trainer.train(c, folder)
   result = summary['final']['test']['0.4']
   assert result['games'] == 8
   assert result['success'] <= result['task_score'] <= 1
+  for line in (folder / 'metrics.jsonl').read_text().splitlines():
+    record = json.loads(line)
+    for part in ('total', 'attributes', 'options', 'price', 'type_factor'):
+      assert 0 <= record[f'rollout/reward_{part}'] <= 1
+    assert record['rollout/task_score'] <= record['rollout/reward_total']
+  command = [
+    sys.executable, '-m', 'experiments.evaluate', '--split=test',
+    f'--checkpoint={folder}', '--games=4', '--max_turns=6',
+  ]  # fmt: skip
+  subprocess.run(command, cwd=ROOT, check=True)
+  (path,) = folder.glob('evaluation_test_generated_0.4_123_2.json')
+  played = json.loads(path.read_text())
+  assert played['turns'] <= 6 and 'engine' not in played
+  refused = subprocess.run(
+    [*command, '--data=files'], cwd=ROOT, capture_output=True, text=True
+  )
+  assert '--data' in refused.stderr and 'ALFWorld' in refused.stderr

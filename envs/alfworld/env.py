@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from envs import options
 from envs.agent import Template
 from envs.alfworld import expert, games
 from envs.alfworld.engine import Engine
@@ -70,15 +71,10 @@ class AlfWorld:
     Raises:
       BadOptions: an option does not have one of these values.
     """
-    for name, value, choices in (
-      ('data', data, DATA),
-      ('engine', engine, ENGINES),
-      ('family', family, tuple(SPECS)),
-    ):
-      if value not in choices:
-        raise BadOptions(f'{name} is {value!r}; expected one of {choices}.')
-    if not isinstance(max_turns, int) or max_turns < 1:
-      raise BadOptions(f'max_turns is {max_turns!r}; expected 1 or more.')
+    options.one_of(DATA, data=data)
+    options.one_of(ENGINES, engine=engine)
+    options.one_of(tuple(SPECS), family=family)
+    options.at_least(1, max_turns=max_turns)
     self._data, self._root = data, root or None
     self._fast, self._max_turns = engine == 'fast', max_turns
     self._task_types, self._game_seed = (

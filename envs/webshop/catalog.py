@@ -10,6 +10,7 @@ Two files make a catalogue and a third is optional, in the formats of WebShop
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -18,7 +19,7 @@ from typing import Any, NamedTuple
 from envs.webshop.files import CatalogError, read_array, read_object, short
 
 _NO_PRICE = (100.0,)  # what WebShop asks for a product without a price
-_LONGEST_ID = 10  # longer ids are no products; WebShop leaves them out
+_LONGEST_ID = 10  # characters
 
 
 class HumanGoal(NamedTuple):
@@ -53,7 +54,7 @@ class Product(NamedTuple):
   """One product as the shop shows it.
 
   Attributes:
-    asin: its id, upper case.
+    asin: its id.
     title: its name.
     description: a text, '' where it has none.
     bullets: its features; at least one, which may be ''.
@@ -96,6 +97,9 @@ def read_products(
   skip_duplicates: bool = False,
 ) -> Iterator[Product]:
   """Yields the products of a catalogue in the file's order.
+
+  Entries whose id is 'nan' or has more than ten characters are no products in
+  WebShop, and none here.
 
   Args:
     products: `items_shuffle*.json`, which is never held in memory as a whole.
@@ -141,7 +145,7 @@ def parse_product(
   raw: Mapping[str, Any], about: About, human: tuple[HumanGoal, ...], where: str
 ) -> Product:
   """Builds a product from its entries; `where` names the first in errors."""
-  bullets = raw.get('small_description')
+  bullets = _given(raw, 'small_description', where)
   if isinstance(bullets, str):
     bullets = [bullets]
   if not bullets:
@@ -189,7 +193,7 @@ def parse_about(given: Any, where: str) -> About:
 def _options(raw: Mapping[str, Any], where: str) -> dict[str, tuple[str, ...]]:
   """Option name -> values; '/' between spaces, all lower case, as WebShop."""
   options = {}
-  given = raw.get('customization_options') or {}
+  given = _given(raw, 'customization_options', where) or {}
   if not isinstance(given, dict):
     raise CatalogError(
       f'{where}: customization_options is {short(given)}; expected an object.'
@@ -218,7 +222,7 @@ def _prices(pricing: Any, where: str) -> tuple[float, ...]:
     prices = [float(re.sub(r'[^\d.]', '', number)) for number in numbers]
   except ValueError:
     prices = []
-  if not prices:
+  if not prices or max(prices) == math.inf:
     raise CatalogError(
       f"{where}: pricing is {short(pricing)}; expected '$12.50', a range "
       "'$3.99 - $10.99', or nothing."
@@ -241,13 +245,23 @@ def _human_goals(given: Any, where: str) -> tuple[HumanGoal, ...]:
   )
 
 
-def _field(record: Any, name: str, kind: type, where: str) -> Any:
-  if not isinstance(record, dict) or not isinstance(record.get(name), kind):
-    got = record.get(name) if isinstance(record, dict) else record
+def _given(record: Any, name: str, where: str) -> Any:
+  if not isinstance(record, dict):
     raise CatalogError(
-      f'{where}: {name} is {short(got)}; expected a {kind.__name__}.'
+      f'{where}: got {short(record)}, expected an object with {name}.'
     )
+  if name not in record:
+    raise CatalogError(f'{where}: {name} is missing.')
   return record[name]
+
+
+def _field(record: Any, name: str, kind: type, where: str) -> Any:
+  value = _given(record, name, where)
+  if not isinstance(value, kind):
+    raise CatalogError(
+      f'{where}: {name} is {short(value)}; expected a {kind.__name__}.'
+    )
+  return value
 
 
 def _texts(record: Any, name: str, where: str) -> tuple[str, ...]:

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from envs import options
 from envs.agent import Template
 from envs.base import BadOptions, ResetNeeded, Step, Task, UnknownTask
 from envs.webshop.prompts import TEMPLATES
@@ -23,6 +24,7 @@ if TYPE_CHECKING:  # numpy is loaded with the shop: other worlds do without
 DATA = ('generated', 'files')
 FAMILIES = ('full', 'easy')
 REWARDS = ('webshop', 'corrected')
+NOUNS = ('auto', 'spacy', 'rules')
 QUERIES = ('free', 'offered')
 NUM_TEST = 500  # the first goals of the shuffle; the others are for training
 QUERY = 'search[<your query>]'  # stands for every search
@@ -73,42 +75,32 @@ class WebShop:
         lists those of `queries.queries`, for decoding that is limited to
         admissible actions. Others are understood too.
       cache: a folder that keeps the packed catalogue for all processes; ''
-        packs it in each of them, a second per thousand products.
+        packs it in each of them, under a second per thousand products.
 
     Raises:
       BadOptions: an option does not have one of these values.
     """
-    for name, choice, choices in (
-      ('data', data, DATA),
-      ('family', family, FAMILIES),
-      ('reward', reward, REWARDS),
-      ('nouns', nouns, ('auto', 'spacy', 'rules')),
-      ('queries', queries, QUERIES),
-    ):
-      if choice not in choices:
-        raise BadOptions(f'{name} is {choice!r}; expected one of {choices}.')
-    for name, value, least in (
-      ('max_turns', max_turns, 1),
-      ('per_page', per_page, 1),
-      ('num_products', num_products, 1 if data == 'generated' else 0),
-    ):
-      if not isinstance(value, int) or value < least:
-        raise BadOptions(f'{name} is {value!r}; expected {least} or more.')
-    if data == 'files' and not (products and attributes):
+    options.one_of(DATA, data=data)
+    options.one_of(FAMILIES, family=family)
+    options.one_of(REWARDS, reward=reward)
+    options.one_of(NOUNS, nouns=nouns)
+    options.one_of(QUERIES, queries=queries)
+    options.at_least(1, max_turns=max_turns, per_page=per_page)
+    options.at_least(0 if data == 'files' else 1, num_products=num_products)
+    files = [path for path in (products, attributes, human) if path]
+    whole = bool(products and attributes)
+    if (data == 'generated' and files) or (data == 'files' and not whole):
       raise BadOptions(
-        f"data is 'files' with products={products!r} and "
-        f'attributes={attributes!r}; expected the paths of both files, '
-        'items_shuffle*.json and items_ins_v2*.json of WebShop.'
+        f'data is {data!r} with products={products!r}, '
+        f'attributes={attributes!r} and human={human!r}; expected the paths of '
+        "WebShop's items_shuffle*.json and items_ins_v2*.json with 'files', "
+        "and none with 'generated'."
       )
-    self._sources = (
-      [Path(path) for path in (products, attributes, human) if path]
-      if data == 'files'
-      else []
-    )
+    self._sources = [Path(path) for path in files]
     self._family, self._num_products = family, num_products
     self._skip_duplicates = skip_duplicates
     self._catalog_seed, self._goal_seed = catalog_seed, goal_seed
-    self._human = bool(human) and data == 'files'
+    self._human = bool(human)
     self._max_turns, self._reward, self._nouns = max_turns, reward, nouns
     self._per_page, self._queries = per_page, queries
     self._cache = cache
@@ -191,7 +183,7 @@ class WebShop:
 
     if not self._cache:
       return self._pack()
-    options = {
+    made_from = {
       'family': self._family,
       'num_products': self._num_products,
       'skip_duplicates': self._skip_duplicates,
@@ -199,7 +191,7 @@ class WebShop:
       'goal_seed': self._goal_seed,
       'human': self._human,
     }
-    key = store.content_key(self._sources, options)
+    key = store.content_key(self._sources, made_from)
     return store.open_or_build(Path(self._cache), key, self._pack)
 
   def _pack(self) -> Packed:

@@ -27,8 +27,18 @@ def short(value: Any) -> str:
 
 def read_object(path: Path) -> dict[str, Any]:
   """Returns the JSON object in a file; raises CatalogError."""
+
+  def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for name, value in pairs:
+      if name in found:
+        raise CatalogError(f'{path}: {name!r} is there twice; remove one.')
+      found[name] = value
+    return found
+
   try:
-    value = json.loads(path.read_text(encoding='utf-8'))
+    text = path.read_text(encoding='utf-8-sig')
+    value = json.loads(text, object_pairs_hook=unique)
   except (OSError, ValueError, RecursionError) as error:
     raise CatalogError(
       f'{path}: {error}; expected a whole JSON object. Is the file there, and '
@@ -43,8 +53,8 @@ def read_array(path: Path) -> Iterator[Any]:
   """Yields the elements of the JSON array in a file; raises CatalogError."""
   number, text = 0, ''
   try:
-    with open(path, encoding='utf-8') as file:
-      opening = file.read(1).lstrip('\ufeff') or file.read(1)
+    with open(path, encoding='utf-8-sig') as file:
+      opening = file.read(1)
       while opening.isspace():
         opening = file.read(1)
       if opening != '[':

@@ -7,10 +7,8 @@ what it finds, and the right options.
 
 from __future__ import annotations
 
-import json
 import random
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any, NamedTuple
 
 from envs.webshop.catalog import Product, parse_about, parse_product
@@ -168,19 +166,6 @@ def generate_products(
     raw, given = generate_entry(index, seed, family)
     where = f'generated product {index}'
     yield parse_product(raw, parse_about(given, where), (), where)
-
-
-def write_catalog(folder: Path, num_products: int, seed: int) -> None:
-  """Writes the two files of a generated catalogue, which `files` can read."""
-  entries = [generate_entry(index, seed) for index in range(num_products)]
-  folder.mkdir(parents=True, exist_ok=True)
-  products = [raw for raw, _ in entries]
-  attributes = {raw['asin']: about for raw, about in entries}
-  for name, content in (
-    ('items_shuffle.json', products),
-    ('items_ins_v2.json', attributes),
-  ):
-    (folder / name).write_text(json.dumps(content), encoding='utf-8')
 
 
 def generate_entry(

@@ -36,10 +36,6 @@ class Shelves(Protocol):
 
   def product(self, row: int) -> Product: ...
 
-  def row(self, asin: str) -> int:
-    """Row of a product that is there."""
-    ...
-
   def judge(self, row: int, chosen: Mapping[str, str], goal: Goal) -> Reward:
     """What buying a product with some options is worth."""
     ...
@@ -91,8 +87,6 @@ def _click(shop: Shelves, session: Session, name: str) -> Session:
   """Follows a click; a button's name goes before an option of that name."""
   if name == pages.SEARCH.lower():
     return session
-  if name == pages.BUY.lower():
-    return _buy(shop, session)
   if name == pages.BACK.lower():
     return start(session.goal)
   if session.kind == 'results':
@@ -100,7 +94,11 @@ def _click(shop: Shelves, session: Session, name: str) -> Session:
     if name in turns:
       number = session.number + turns[name]
       return _results(shop, session, session.words, number)
-    return _item(shop, session, shop.row(name.upper()), {})
+    rows = _shown(shop, session.words, session.number)
+    linked = [x for x in rows if shop.product(x).asin.lower() == name]
+    return _item(shop, session, linked[0], {})
+  if name == pages.BUY.lower():
+    return _buy(shop, session)
   if name == pages.PREV.lower():
     if session.kind == 'sub':
       return _item(shop, session, session.row, session.chosen)
@@ -116,12 +114,19 @@ def _click(shop: Shelves, session: Session, name: str) -> Session:
 def _results(
   shop: Shelves, session: Session, words: str, number: int
 ) -> Session:
-  rows = shop.find(words)
-  first = (number - 1) * shop.per_page
-  shown = [shop.product(row) for row in rows[first : first + shop.per_page]]
-  instruction = session.goal.instruction
-  page = pages.results_page(instruction, shown, number, len(rows))
+  page = pages.results_page(
+    session.goal.instruction,
+    [shop.product(row) for row in _shown(shop, words, number)],
+    number,
+    len(shop.find(words)),
+  )
   return Session(session.goal, page, 'results', words, number)
+
+
+def _shown(shop: Shelves, words: str, number: int) -> tuple[int, ...]:
+  """Rows of the products on a page of results."""
+  first = (number - 1) * shop.per_page
+  return shop.find(words)[first : first + shop.per_page]
 
 
 def _item(

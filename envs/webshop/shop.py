@@ -41,8 +41,6 @@ class Packed(NamedTuple):
   Attributes:
     text: `[*]` uint8, the products in JSON, one after the other.
     text_starts: `[M + 1]` int64, where each begins there.
-    sorted_ids: `[M]` str, the products' ids in order.
-    sorted_rows: `[M]` int32, their rows.
     prices: `[M]` float64, dollars.
     bounds: `[*]` float64, dollars; those of each product's goals.
     bound_starts: `[M + 1]` int64, where each product's begin there.
@@ -56,8 +54,6 @@ class Packed(NamedTuple):
 
   text: np.ndarray
   text_starts: np.ndarray
-  sorted_ids: np.ndarray
-  sorted_rows: np.ndarray
   prices: np.ndarray
   bounds: np.ndarray
   bound_starts: np.ndarray
@@ -84,7 +80,7 @@ def pack(
     human: whether the goals are those of people.
     seed: of the shuffle.
   """
-  texts, ids, drawn, counts = bytearray(), [], [], []
+  texts, drawn, counts = bytearray(), [], []
   ends = [0]
   sections: dict[str, int] = {}
   kinds: dict[str, int] = {}
@@ -94,7 +90,6 @@ def pack(
     for product in products:
       texts.extend(json.dumps(product).encode('ascii'))
       ends.append(len(texts))
-      ids.append(product.asin)
       drawn.append(draw(product))
       counts.append(num_goals(product, human))
       codes.append(
@@ -106,13 +101,10 @@ def pack(
       yield product.asin, document(product)
 
   built = postings.build(documents())
-  order = np.argsort(np.array(ids))
   numbers = np.array(codes, np.int32).reshape(-1, 2)
   return Packed(
     text=np.frombuffer(texts, np.uint8),
     text_starts=np.array(ends),
-    sorted_ids=np.array(ids)[order],
-    sorted_rows=order.astype(np.int32),
     prices=np.array([one.price for one in drawn]),
     bounds=np.array([bound for one in drawn for bound in one.bounds]),
     bound_starts=np.cumsum([0, *(len(one.bounds) for one in drawn)]),
@@ -177,11 +169,6 @@ class Shop:
     start, end = self._packed.bound_starts[row : row + 2]
     bounds = self._packed.bounds[start:end].tolist()
     return make_goal(self.product(row), number, bounds, self._human)
-
-  def row(self, asin: str) -> int:
-    """Returns the row of a product that is there."""
-    place = np.searchsorted(self._packed.sorted_ids, asin)
-    return int(self._packed.sorted_rows[place])
 
   def judge(self, row: int, chosen: Mapping[str, str], goal: Goal) -> Reward:
     """Returns what buying a product with some options is worth."""

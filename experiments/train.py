@@ -1,10 +1,14 @@
 """Trains a policy: `python -m experiments.train --config=<file> [--resume]`.
 
 With `--plan` it says what the run would do and need, and does not start.
+Several processes train one policy together where each is told of the others
+(launch/README.md). Exit codes: 75 (EX_TEMPFAIL) after SIGTERM, when the same
+command with --resume goes on; 1 after an error.
 """
 
 from __future__ import annotations
 
+import os
 import pathlib
 import re
 import sys
@@ -18,7 +22,7 @@ from ml_collections import config_flags
 from envs.base import EnvError
 from experiments import planning
 from hgpo_jax.policy.weights import WeightsError
-from hgpo_jax.train import checkpoint, evaluate, trainer
+from hgpo_jax.train import checkpoint, evaluate, exchange, hosts, trainer
 from hgpo_jax.types import ConfigError
 
 _CONFIG = config_flags.DEFINE_config_file(
@@ -30,21 +34,36 @@ _RESUME = flags.DEFINE_bool(
 _PLAN = flags.DEFINE_bool(
   'plan', False, 'Say what the run would do, without starting it.'
 )
+_DISTRIBUTED = flags.DEFINE_bool(
+  'distributed', False, 'Join the processes of a TPU pod, GKE, Slurm or MPI.'
+)
+_COORDINATOR = flags.DEFINE_string(
+  'coordinator', None, "Join the processes that know this 'host:port' of one."
+)
+_NUM_PROCESSES = flags.DEFINE_integer(
+  'num_processes', None, 'How many they are.', lower_bound=1
+)
+_PROCESS_ID = flags.DEFINE_integer(
+  'process_id', None, 'Which of them this is, from 0 on.', lower_bound=0
+)
 
 
 def main(argv: Sequence[str]) -> None:
   if len(argv) > 1:
     raise app.UsageError(f'unknown arguments {argv[1:]}')
   logging.set_verbosity(logging.WARNING)  # checkpoints are chatty
+  _join()
   config = _CONFIG.value
   folder = pathlib.Path(config.run_dir or _default_folder(config))
   if _PLAN.value:
     planned = planning.plan(config, folder)
     print(planned)
     sys.exit(bool(planned.refused))
-  if not _RESUME.value:
-    _move_aside(folder)
-  folder.mkdir(parents=True, exist_ok=True)
+  if hosts.is_first():
+    if not _RESUME.value:
+      _move_aside(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+  hosts.wait('the folder is there')
   start = time.perf_counter()
   try:
     summary = trainer.train(config, folder, resume=_RESUME.value)
@@ -52,9 +71,13 @@ def main(argv: Sequence[str]) -> None:
     sys.exit(
       'Stopped. The same command with --resume goes on from what is saved.'
     )
+  except exchange.Preempted as error:
+    print(f'Preempted: {error}', file=sys.stderr)
+    sys.exit(os.EX_TEMPFAIL)
   except (
     trainer.Interrupted,
     checkpoint.CheckpointError,
+    exchange.PlayFailed,
     ConfigError,
     EnvError,
     WeightsError,
@@ -63,10 +86,24 @@ def main(argv: Sequence[str]) -> None:
     sys.exit(f'{type(error).__name__}: {error}')
   results = {k: v for k, v in summary.items() if k in ('warm_start', 'final')}
   if results:
-    print(evaluate.comparison(results))
-  print(
+    hosts.say(evaluate.comparison(results))
+  hosts.say(
     f'{folder}/summary.json written after {time.perf_counter() - start:.0f} s'
   )
+
+
+def _join() -> None:
+  """Joins the other processes of the run, where there are any."""
+  told = (_COORDINATOR.value, _NUM_PROCESSES.value, _PROCESS_ID.value)
+  if _DISTRIBUTED.value and told == (None, None, None):
+    hosts.initialize()
+  elif None not in told and not _DISTRIBUTED.value:
+    hosts.initialize(*told)
+  elif told != (None, None, None):
+    raise app.UsageError(
+      f'coordinator={told[0]}, num_processes={told[1]}, process_id={told[2]}: '
+      'give all three, or --distributed alone on a cluster that JAX knows.'
+    )
 
 
 def _default_folder(config: ml_collections.ConfigDict) -> str:

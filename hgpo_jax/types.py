@@ -7,7 +7,7 @@ tokens of a row, K turns of a row, N turns, R tokens of a reply, A choices.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Hashable
+from collections.abc import Hashable, Mapping
 from typing import Any
 
 import flax.struct
@@ -55,12 +55,14 @@ class Trajectory:
     turns: its turns, first to last.
     won: whether the task was solved.
     truncated: whether the step limit ended it.
+    parts: what the world says that its last reward is made of, by name.
   """
 
   task: Hashable
   turns: tuple[Turn, ...]
   won: bool
   truncated: bool
+  parts: Mapping[str, float] = dataclasses.field(default_factory=dict)
 
 
 @flax.struct.dataclass

@@ -83,6 +83,7 @@ class Walks:
       won=done and moves[-1] == 'up',
       truncated=done and moves[-1] != 'up',
       done=done,
+      parts={'steps': float(len(moves))} if done else {},
     )
 
 
@@ -258,6 +259,8 @@ def test_every_turn_has_a_ticket_of_its_own():
   played = collect(Walks(), Plain(), Letters(), policy, tasks, schedule)
   expected = [(i, k) for i, t in enumerate(played) for k in range(len(t.turns))]
   assert sorted(policy.tickets) == expected
+  # What the last reward is made of comes along.
+  assert [t.parts for t in played] == [{'steps': len(t.turns)} for t in played]
 
 
 def test_a_slow_environment_holds_up_nobody():

@@ -6,7 +6,7 @@ from hgpo_jax import types
 from hgpo_jax.train import evaluate, rewards, trainer
 
 
-def episode(task, *scores, won=False):
+def episode(task, *scores, won=False, parts=None):
   turns = tuple(
     types.Turn(
       prompt=np.zeros(2, np.int32),
@@ -20,7 +20,7 @@ def episode(task, *scores, won=False):
     )
     for score in scores
   )
-  return types.Trajectory(task, turns, won, truncated=False)
+  return types.Trajectory(task, turns, won, False, parts or {})
 
 
 EPISODES = [episode('a', 0.0, 0.75), episode('b', 0.0, 0.0, 1.0, won=True)]
@@ -50,3 +50,26 @@ def test_scores_are_told_beside_successes():
   scalars = trainer.rollout_scalars(EPISODES, reward_scale=10.0)
   assert scalars['rollout/success'] == 0.5
   assert scalars['rollout/task_score'] == 0.875
+  assert not any('reward_' in name for name in scalars)
+
+
+def test_parts_are_means_over_the_episodes_that_have_them():
+  played = [
+    *EPISODES,  # their world tells no parts
+    episode('a', 0.5, parts={'total': 0.5, 'price': 0.0, 'options': 0.25}),
+    episode('a', 1.0, parts={'total': 1.0, 'price': 1.0}, won=True),
+    episode('b', 0.0),  # bought nothing
+  ]
+  parts = {'total': 0.75, 'price': 0.5, 'options': 0.25}
+  assert evaluate.reward_parts(played) == parts
+  result = evaluate.summarise(played, kind=str)
+  assert result['reward_parts'] == parts
+  told = evaluate.table(result).splitlines()[-1]
+  assert told.endswith('reward: total 0.750, price 0.500, options 0.250')
+  flat = trainer.flat_results({'test': {'0.4': result}})
+  scalars = trainer.rollout_scalars(played, reward_scale=10.0)
+  for name, mean in parts.items():
+    assert flat[f'eval/test/0.4/reward_{name}'] == mean
+    assert scalars[f'rollout/reward_{name}'] == mean
+  assert [t.parts for t in map(rewards.success, played)] == [
+    t.parts for t in played]  # fmt: skip

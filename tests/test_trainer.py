@@ -171,7 +171,7 @@ def test_adapters_alone_are_trained_saved_and_resumed(tmp_path):
   ):
     run, base = run_lib.warm_start(c, seat, whole)
     policy = run.policy.saved_params(whole, store, 3)
-    saved = store.meta()['crc32']
+    saved = store.meta()['checksums']
   adapters, rest = lora.split(policy)
   jax.tree.map(np.testing.assert_array_equal, rest, base)
   assert any((np.asarray(x) != 0).any() for x in jax.tree.leaves(adapters))

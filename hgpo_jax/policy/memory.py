@@ -49,6 +49,8 @@ class Workload:
       costs nothing: the frozen params are it.
     sampler_copy: whether replies are sampled from a copy of the params in
       `config.dtype`.
+    sampler_mesh: as `mesh_shape`, of the part of the mesh that holds such a
+      copy; None is all of it.
     keeps_cache: whether the cache stays where it is during training.
     critic: whether a critic of the policy's size is trained beside it.
   """
@@ -66,6 +68,7 @@ class Workload:
   moments_dtype: str = 'float32'
   reference: bool = True
   sampler_copy: bool = False
+  sampler_mesh: Mapping[str, int] | None = None
   keeps_cache: bool = True
   critic: bool = False
 
@@ -161,7 +164,7 @@ def predict(workload: Workload) -> Memory:
     frozen=size(frozen),
     moments=2 * size(trained, dtype=workload.moments_dtype),
     reference=params if workload.reference and not config.lora else 0,
-    sampler=size(shapes, dtype=config.dtype) if workload.sampler_copy else 0,
+    sampler=_sampler(workload, shapes) if workload.sampler_copy else 0,
     gradients=params + size(trained, dtype='float32'),
     activations=kept,
     block=block,
@@ -171,6 +174,12 @@ def predict(workload: Workload) -> Memory:
     keeps_cache=workload.keeps_cache,
     critic=_critic(workload, trained) if workload.critic else 0,
   )
+
+
+def _sampler(workload: Workload, shapes: Any) -> int:
+  mesh = workload.sampler_mesh or workload.mesh_shape
+  config = workload.config
+  return _shard_bytes(mesh, config, shapes, dtype=config.dtype)
 
 
 def _critic(workload: Workload, trained: Any) -> int:

@@ -79,11 +79,12 @@ def make_mesh(
 
   Args:
     data, fsdp, tensor: sizes; one of them may be -1, what is left.
-    devices: all of them by default.
+    devices: by default those of all processes, one process after the other.
 
   Raises: ConfigError where the product is not the number of devices.
   """
-  devices = jax.devices() if devices is None else devices
+  if devices is None:
+    devices = sorted(jax.devices(), key=lambda d: (d.process_index, d.id))
   sizes = [data, fsdp, tensor]
   known = math.prod(s for s in sizes if s != -1)
   if sizes.count(-1) == 1 and known > 0 and len(devices) % known == 0:
@@ -93,8 +94,32 @@ def make_mesh(
       f'mesh data={data}, fsdp={fsdp}, tensor={tensor} for {len(devices)} '
       'devices: their product must be that number; one of them may be -1.'
     )
-  auto = (jax.sharding.AxisType.Auto,) * len(AXES)
-  return Mesh(np.asarray(devices).reshape(sizes), AXES, axis_types=auto)
+  return _mesh(np.asarray(devices).reshape(sizes), AXES)
+
+
+def own_part(mesh: Mesh) -> Mesh:
+  """Returns the part of a mesh that this process holds.
+
+  Raises: ConfigError where the process's devices form no block of the mesh.
+  """
+  own = np.vectorize(lambda d: d.process_index)(mesh.devices)
+  places = np.argwhere(own == jax.process_index())
+  block = tuple(
+    slice(low, high + 1)
+    for low, high in zip(places.min(0), places.max(0), strict=True)
+  )
+  if mesh.devices[block].size != len(places):
+    raise types.ConfigError(
+      f'mesh {dict(mesh.shape)} with {len(places)} devices in each process: '
+      'they form no block of it. Give sizes of which some product, from '
+      'mesh.tensor on, is that number.'
+    )
+  return _mesh(mesh.devices[block], AXES)
+
+
+def _mesh(devices: np.ndarray, names: Sequence[str]) -> Mesh:
+  auto = (jax.sharding.AxisType.Auto,) * len(names)
+  return Mesh(devices, tuple(names), axis_types=auto)
 
 
 def axis_size(name: str) -> int:
@@ -188,6 +213,43 @@ def param_shardings(mesh: Mesh | AbstractMesh, tree: Any, config: Heads) -> Any:
   """`param_specs` on the devices of a mesh: for `jax.device_put` and `jit`."""
   specs = param_specs(dict(mesh.shape), tree, config)
   return jax.tree.map(lambda spec: NamedSharding(mesh, spec), specs)
+
+
+def on_own_part(mesh: Mesh, own: Mesh, tree: Any, config: Heads) -> Any:
+  """Copies params so that each process has all of them on its own devices.
+
+  All processes call this together.
+
+  Args:
+    mesh: of all processes.
+    own: its `own_part`.
+    tree: params that lie on `mesh`.
+    config: the model's heads.
+
+  Returns: params on `own`, laid out as `param_specs` says.
+  """
+  # Every axis in two: that between the processes and that within one. Params
+  # are split by the latter alone.
+  sizes = [
+    n
+    for name in AXES
+    for n in (mesh.shape[name] // own.shape[name], own.shape[name])
+  ]
+  names = [n for name in AXES for n in (f'{name}_between', name)]
+  split = _mesh(mesh.devices.reshape(sizes), names)
+  specs = param_specs(dict(own.shape), tree, config)
+  places = jax.tree.map(lambda spec: NamedSharding(split, spec), specs)
+
+  def here(x: Array, spec: PartitionSpec) -> Array:
+    parts = [shard.data for shard in x.addressable_shards]
+    place = NamedSharding(own, spec)
+    return jax.make_array_from_single_device_arrays(x.shape, place, parts)
+
+  return jax.tree.map(here, jax.jit(_same, out_shardings=places)(tree), specs)
+
+
+def _same(tree: Any) -> Any:
+  return tree
 
 
 def rows_sharding(mesh: Mesh, ndim: int = 1) -> NamedSharding:

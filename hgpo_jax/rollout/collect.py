@@ -110,11 +110,12 @@ def collect(
   policy: Policy,
   tasks: Sequence[Any],
   schedule: Schedule,
+  first: int = 0,
 ) -> list[types.Trajectory]:
   """Plays one episode per task to its end.
 
-  What an episode does depends on its task, its place in `tasks` and the
-  policy's key, not on the other episodes, nor on the schedule.
+  What an episode does depends on its task, its number and the policy's key, not
+  on the other episodes, nor on the schedule.
 
   Args:
     step_envs: slot -> task or action, to slot -> step; with workers it must
@@ -124,15 +125,16 @@ def collect(
     policy: free of requests.
     tasks: start states; equal ones form a group.
     schedule: who waits for whom.
+    first: number of the first task's episode; the others' follow.
 
   Returns: a trajectory per task, in the order of `tasks`.
   Raises: what an environment raises, at once.
   """
   with Environments(step_envs, schedule.workers) as envs:
-    rollout = _Rollout(envs, agent, codec, policy, tasks, schedule)
+    rollout = _Rollout(envs, agent, codec, policy, tasks, schedule, first)
     while rollout.unfinished:
       rollout.turn()
-  return [rollout.trajectories[i] for i in range(len(tasks))]
+  return [rollout.trajectories[first + i] for i in range(len(tasks))]
 
 
 class _Rollout:
@@ -146,19 +148,21 @@ class _Rollout:
     policy: Policy,
     tasks: Sequence[Any],
     schedule: Schedule,
+    first: int,
   ):
     self._envs, self._agent, self._codec = envs, agent, codec
     self._policy, self._lockstep = policy, schedule.lockstep
     self.trajectories: dict[int, types.Trajectory] = {}
     self.unfinished = len(tasks)
-    self._queue = collections.deque(enumerate(tasks))
+    self._queue = collections.deque(enumerate(tasks, first))
     self._starting: dict[int, tuple[int, Any]] = {}  # slot -> number and task
     self._playing: dict[int, _Episode] = {}
     self._slots: dict[int, int] = {}  # episode's number -> slot
     self._ready: list[_Episode] = []  # know what they see, not asked yet
     self._replies: list[Reply] = []  # said, not played yet
-    self._first = min(schedule.episodes, len(tasks))  # that start together
-    for slot in range(self._first):
+    at_once = min(schedule.episodes, len(tasks))
+    self._later = first + at_once  # number of the first that starts later
+    for slot in range(at_once):
       self._next_task(slot)
 
   def turn(self) -> None:
@@ -205,6 +209,7 @@ class _Rollout:
       tuple(episode.turns),
       episode.step.won,
       episode.step.truncated,
+      episode.step.parts,
     )
     self.unfinished -= 1
     self._next_task(slot)
@@ -215,7 +220,7 @@ class _Rollout:
     Of episodes that start together, a first prompt waits for the others of its
     group: they are equal, and read once only if they come at the same time.
     """
-    starting = {t for n, t in self._starting.values() if n < self._first}
+    starting = {t for n, t in self._starting.values() if n < self._later}
     ready, self._ready = self._ready, []
     if starting:
       self._ready = [e for e in ready if not e.turns and e.task in starting]

@@ -28,6 +28,9 @@ class Step(Protocol):
   @property
   def done(self) -> bool: ...
 
+  @property
+  def parts(self) -> Mapping[str, float]: ...
+
 
 StepEnvs = Callable[[Mapping[int, Any]], Mapping[int, Step]]
 

@@ -46,7 +46,12 @@ class Player:
     self._model, self._plan = model, plan
 
   def play(
-    self, params: Any, tasks: Sequence[Any], key: jax.Array, sampling: Sampling
+    self,
+    params: Any,
+    tasks: Sequence[Any],
+    key: jax.Array,
+    sampling: Sampling,
+    first: int = 0,
   ) -> list[types.Trajectory]:
     """Plays one episode per task; see `collect`.
 
@@ -55,10 +60,17 @@ class Player:
       tasks: start states, any number.
       key: of this call.
       sampling: how replies are drawn.
+      first: number of the first episode; keys are made of the numbers.
     """
     slots = Slots(self._model, self._plan, sampling, params, key, self.counts)
     return collect.collect(
-      self._step_envs, self.agent, self.codec, slots, tasks, self._schedule
+      self._step_envs,
+      self.agent,
+      self.codec,
+      slots,
+      tasks,
+      self._schedule,
+      first,
     )
 
   def compilations(self) -> str:

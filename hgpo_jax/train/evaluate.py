@@ -18,10 +18,10 @@ def summarise(
     kind: task -> the row of the table that it belongs to.
 
   Returns: success (share of games won), task_score (mean of the world's own
-    reward; the success again, where the world has no other), games, turns
-    (mean), invalid (share of replies that were malformed), per kind success
-    and games, and `outcomes`: '1' or '0' for each game in turn, so that runs
-    can be compared in pairs.
+    reward; the success again, where the world has no other), reward_parts (see
+    there), games, turns (mean), invalid (share of replies that were
+    malformed), per kind success and games, and `outcomes`: '1' or '0' for each
+    game in turn, so that runs can be compared in pairs.
   """
   turns = [turn for t in trajectories for turn in t.turns]
   rows: dict[str, list[bool]] = {}
@@ -30,6 +30,9 @@ def summarise(
   return {
     'success': round(_mean([t.won for t in trajectories]), 4),
     'task_score': round(task_score(trajectories), 4),
+    'reward_parts': {
+      name: round(mean, 4) for name, mean in reward_parts(trajectories).items()
+    },
     'games': len(trajectories),
     'turns': round(len(turns) / max(len(trajectories), 1), 2),
     'invalid': round(_mean([not turn.valid for turn in turns]), 4),
@@ -45,6 +48,21 @@ def task_score(trajectories: Sequence[types.Trajectory]) -> float:
   """Mean over episodes of what the world itself rewarded, in its units."""
   scores = [sum(turn.reward for turn in t.turns) for t in trajectories]
   return sum(scores) / max(len(scores), 1)
+
+
+def reward_parts(
+  trajectories: Sequence[types.Trajectory],
+) -> dict[str, float]:
+  """Means of what rewards are made of, in the order of first appearance.
+
+  Each is over the episodes that have the part. WebShop's are those that ended
+  with a purchase; its `options` only where the goal asks for some.
+  """
+  values: dict[str, list[float]] = {}
+  for trajectory in trajectories:
+    for name, value in trajectory.parts.items():
+      values.setdefault(name, []).append(value)
+  return {name: _mean(found) for name, found in values.items()}
 
 
 def by_seed(
@@ -75,6 +93,9 @@ def table(result: Mapping[str, Any]) -> str:
     f'task score {result["task_score"]:.3f}, mean turns '
     f'{result["turns"]:.1f}, invalid replies {100 * result["invalid"]:.1f} %'
   )
+  if parts := result['reward_parts']:
+    told = ', '.join(f'{name} {mean:.3f}' for name, mean in parts.items())
+    lines.append(f'parts of the reward: {told}')
   return '\n'.join(lines)
 
 
@@ -127,5 +148,5 @@ def transcript(trajectory: types.Trajectory) -> str:
   return '\n'.join([*lines, f'=== {ending}', ''])
 
 
-def _mean(values: Sequence[bool]) -> float:
+def _mean(values: Sequence[float]) -> float:
   return sum(values) / max(len(values), 1)

@@ -11,7 +11,7 @@ import math
 import os
 import pathlib
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Protocol
 
 import tqdm
 from tensorboardX import SummaryWriter
@@ -28,6 +28,26 @@ _BAR = {
   'roll_s': 'time/rollout_s',
   'upd_s': 'time/update_s',
 }
+
+
+class Log(Protocol):
+  """Where an iteration's numbers go."""
+
+  def write(self, step: int, scalars: Mapping[str, Any]) -> None: ...
+
+  def advance(self, scalars: Mapping[str, Any]) -> None: ...
+
+  def close(self) -> None: ...
+
+
+class Nowhere:
+  """Of a process that is not the one that writes."""
+
+  def write(self, step: int, scalars: Mapping[str, Any]) -> None: ...
+
+  def advance(self, scalars: Mapping[str, Any]) -> None: ...
+
+  def close(self) -> None: ...
 
 
 class Metrics:

@@ -30,7 +30,7 @@ from hgpo_jax.policy import (
   weights,
 )
 from hgpo_jax.policy import tokenizer as tokenizer_lib
-from hgpo_jax.train import checkpoint, packing, update
+from hgpo_jax.train import checkpoint, hosts, packing, update
 from hgpo_jax.train import critic as critic_lib
 from hgpo_jax.train.learner import one_of
 
@@ -38,10 +38,12 @@ from hgpo_jax.train.learner import one_of
 INIT, ADAPTERS = 0, 4
 
 
-def key_of(seed: int, purpose: int, step: int = 0) -> jax.Array:
+def key_of(seed: int, purpose: int, *steps: int) -> jax.Array:
   """Returns the key of one purpose at one step; no two share one."""
   key = jax.random.fold_in(jax.random.key(seed), purpose)
-  return jax.random.fold_in(key, step)
+  for step in steps or (0,):
+    key = jax.random.fold_in(key, step)
+  return key
 
 
 class Policy:
@@ -53,6 +55,8 @@ class Policy:
     base: the model that is warm-started and is the KL's reference.
     model: the policy: the same, or `base` with adapters.
     mesh: the devices, None where there is one.
+    own_mesh: of several processes, the devices of this one, on which it plays
+      its own episodes; None where it is alone.
   """
 
   def __init__(
@@ -74,6 +78,9 @@ class Policy:
     adapters = adapters_of(config.policy.lora)
     self.model = dataclasses.replace(self.base, lora=adapters)
     self.mesh = mesh or mesh_of(config)
+    self.own_mesh: jax.sharding.Mesh | None = None
+    if isinstance(self.mesh, jax.sharding.Mesh) and hosts.count() > 1:
+      self.own_mesh = sharding.own_part(self.mesh)
     sharding.check(self.base, self._mesh_shape)
     self._check_rows()
 
@@ -86,12 +93,12 @@ class Policy:
 
   @property
   def plan(self) -> generate.Plan:
-    """The shapes of generation."""
+    """The shapes of this process's generation."""
     c = self.config
     limited = c.env.constrained
     try:
       return generate.Plan(
-        slots=c.rollout.slots or c.rollout.rows,
+        slots=hosts.portion(c.rollout.slots or c.rollout.rows),
         max_reply=c.sampling.max_reply,
         prompt_buckets=tuple(c.sampling.prompt_buckets),
         prefill_buckets=tuple(c.sampling.prefill_buckets),
@@ -116,13 +123,14 @@ class Policy:
       train_rows=c.optim.microbatch,
       train_length=c.optim.row_tokens,
       chunk=self._chunk,
-      cache_rows=plan.slots,
+      cache_rows=plan.slots * hosts.count(),
       cache_slots=plan.columns,
       cache_part=generate.copied_columns(self.model, plan),
       prefill_rows=max(plan.prefill_buckets),
       prefill_length=max(plan.prompt_buckets),
       moments_dtype=c.optim.moments_dtype,
-      sampler_copy=self._casts,
+      sampler_copy=self._casts or self.own_mesh is not None,
+      sampler_mesh=None if self.own_mesh is None else self.own_mesh.shape,
       keeps_cache=False,
       critic=self.has_critic,
     )
@@ -241,11 +249,21 @@ class Policy:
     return dataclasses.replace(state, frozen=frozen)
 
   def for_sampling(self, params: Any) -> Any:
-    """The params in the type that they are computed in, cast once.
+    """The params where and in what type replies are computed, made once.
 
     A step that decodes a few tokens would otherwise read and cast all of them.
     """
-    return _cast(params, self.model.dtype) if self._casts else params
+    params = _cast(params, self.model.dtype) if self._casts else params
+    if self.own_mesh is None:
+      return params
+    mesh = mesh_of(self.config)
+    assert mesh is not None  # as there is a part of it
+    return sharding.on_own_part(mesh, self.own_mesh, params, self.base)
+
+  def on_own_mesh(self) -> contextlib.AbstractContextManager[Any]:
+    """Inside of this, JAX runs on this process's devices alone."""
+    own = self.own_mesh
+    return contextlib.nullcontext() if own is None else jax.set_mesh(own)
 
   def placed(self, tree: Any) -> Any:
     """Lays params, or what holds copies of them, out on the mesh."""
@@ -325,9 +343,10 @@ def composed(embed: jax.Array, parts: dict[int, list[int]]) -> jax.Array:
 
   Returns: `[V, D]` with rows of the same variance.
   """
-  rows = np.array(embed)
+  drawn = hosts.whole(embed)
+  rows = drawn.copy()
   for token, words in parts.items():
-    rows[token] = np.sum(np.asarray(embed)[words], axis=0) / len(words) ** 0.5
+    rows[token] = np.sum(drawn[words], axis=0) / len(words) ** 0.5
   return jnp.asarray(rows)
 
 
@@ -360,7 +379,7 @@ def adapters_of(fields: Any) -> qwen2.Lora | None:
 def mesh_of(config: ml_collections.ConfigDict) -> jax.sharding.Mesh | None:
   """The mesh that a config asks for; None for a single device."""
   c = config.mesh
-  if (c.data, c.fsdp, c.tensor) == (1, 1, 1):
+  if (c.data, c.fsdp, c.tensor) == (1, 1, 1) and hosts.count() == 1:
     return None
   mesh = sharding.make_mesh(c.data, c.fsdp, c.tensor)
   return None if mesh.size == 1 else mesh

@@ -24,6 +24,8 @@ from hgpo_jax.rollout.player import Player
 from hgpo_jax.train import (
   checkpoint,
   evaluate,
+  exchange,
+  hosts,
   learner,
   rewards,
   selection,
@@ -96,7 +98,7 @@ class Run:
       policy.model,
       policy.plan,
       collect.Schedule(
-        episodes=c.rollout.rows,
+        episodes=hosts.portion(c.rollout.rows),
         workers=c.rollout.workers,
         lockstep=c.rollout.lockstep,
       ),
@@ -136,14 +138,38 @@ class Run:
         for n in numbers[done : done + more]
         for _ in range(c.group_size)
       ]
-      key = key_of(self.config.seed, ROLLOUT, step)
-      if done:
-        key = jax.random.fold_in(key_of(self.config.seed, REFILL, step), done)
-      played += self.player.play(params, episodes, key, self.sampling)
+      purpose = (REFILL, step, done) if done else (ROLLOUT, step)
+      key = (self.config.seed, *purpose)
+      played += self._play(params, episodes, key, self.sampling)
       done += more
       kept = int(self._informative(played).sum())
       more = selection.groups_to_play(kept, done, wanted=c.groups, limit=limit)
     return played
+
+  def _play(
+    self,
+    params: Any,
+    episodes: Sequence[Any],
+    key: tuple[int, ...],
+    sampling: Sampling,
+  ) -> list[types.Trajectory]:
+    """Plays one episode per task, each process its share of them.
+
+    Args:
+      params: as `Policy.for_sampling` gives them.
+      episodes: their tasks.
+      key: what `key_of` makes a key of.
+      sampling: how replies are drawn.
+    """
+
+    def play(own: range) -> list[types.Trajectory]:
+      mine = episodes[own.start : own.stop]
+      with self.policy.on_own_mesh():
+        return self.player.play(
+          params, mine, key_of(*key), sampling, first=own.start
+        )
+
+    return exchange.exchanged(play, episodes)
 
   def teaching(
     self, played: Sequence[types.Trajectory]
@@ -180,11 +206,8 @@ class Run:
       games = [seat.make_task(split, n) for n in numbers]
       for temperature in c.temperatures:
         played = {
-          seed: self.player.play(
-            params,
-            games,
-            key_of(seed, EVALUATION, place),
-            Sampling(temperature),
+          seed: self._play(
+            params, games, (seed, EVALUATION, place), Sampling(temperature)
           )
           for seed in c.seeds
         }
@@ -241,16 +264,19 @@ def warm_start(
   cache = warmstart.cache_folder(
     folder.parent / 'cache', _settings(config, seat)
   )
-  made_now = not own.exists() and not cache.exists()
-  if not own.exists():
-    if cache.exists():
-      print(f'warm start: from {cache}')
+  has_own, cached = (hosts.first_says(path.exists()) for path in (own, cache))
+  made_now = not has_own and not cached
+  if not has_own:
+    if cached:
+      hosts.say(f'warm start: from {cache}')
     else:
       with _made_at_once(cache) as scratch:
         _make_warm_start(config, seat, scratch)
-        (scratch / 'key').write_text(cache.name)
+        if hosts.is_first():
+          (scratch / 'key').write_text(cache.name)
     with _made_at_once(own) as scratch:
-      shutil.copytree(cache, scratch, dirs_exist_ok=True)
+      if hosts.is_first():
+        shutil.copytree(cache, scratch, dirs_exist_ok=True)
   if (own / 'key').read_text() != cache.name:
     raise checkpoint.CheckpointError(
       f'{own} was made with other settings of env, policy, warmstart or the '
@@ -258,7 +284,7 @@ def warm_start(
     )
   policy = policy_lib.Policy(config, tokenizer_lib.load(own / 'tokenizer'))
   if not made_now:
-    print(policy.memory())
+    hosts.say(policy.memory())
   return Run(seat, policy), policy.warm_params(own)
 
 
@@ -268,9 +294,10 @@ def _make_warm_start(
   """Writes `tokenizer/` and `params/` from the expert's episodes."""
   found = list(expert_examples(config, seat))
   tokenizer = make_tokenizer(config, found)
-  tokenizer_lib.save(tokenizer, folder / 'tokenizer')
+  if hosts.is_first():
+    tokenizer_lib.save(tokenizer, folder / 'tokenizer')
   policy = policy_lib.Policy(config, tokenizer)
-  print(policy.memory())  # refuses what will not fit, before it is made
+  hosts.say(policy.memory())  # refuses what will not fit, before it is made
   if config.policy.checkpoint and not config.warmstart.games:
     return
   run = Run(seat, policy)
@@ -298,16 +325,21 @@ def make_tokenizer(
 def _made_at_once(folder: pathlib.Path) -> Iterator[pathlib.Path]:
   """Gives a scratch folder that becomes `folder` when all went well.
 
-  Another process may have made the same meanwhile; then ours is dropped.
+  Another run may have made the same meanwhile; then ours is dropped.
   """
-  scratch = folder.with_name(f'{folder.name}.{os.getpid()}.part')
-  scratch.mkdir(parents=True)
+  name = f'{folder.name}.{hosts.first_says(os.getpid())}.part'
+  scratch = folder.with_name(name)
+  scratch.mkdir(parents=True, exist_ok=True)
   try:
     yield scratch
-    with contextlib.suppress(OSError):
-      scratch.rename(folder)
+    hosts.wait(f'{name} is written')
+    if hosts.is_first():
+      with contextlib.suppress(OSError):
+        scratch.rename(folder)
+    hosts.wait(f'{name} is moved')
   finally:
-    shutil.rmtree(scratch, ignore_errors=True)
+    if hosts.is_first():
+      shutil.rmtree(scratch, ignore_errors=True)
 
 
 def expert_examples(
@@ -320,7 +352,9 @@ def expert_examples(
   numbers = tasks.demonstration_tasks(
     config.seed, games, seat.world.num_tasks('train')
   )
-  for place, number in enumerate(tqdm.tqdm(numbers, desc='expert episodes')):
+  for place, number in enumerate(
+    tqdm.tqdm(numbers, 'expert episodes', disable=not hosts.is_first())
+  ):
     episode = seat.world.demonstrate(
       seat.make_task('train', number),
       seed=place,
@@ -342,7 +376,11 @@ def _clone(run: Run, params: Any, found: list[list[warmstart.Example]]) -> Any:
       "that the expert won, and no reply of theirs fits. Raise the world's "
       'max_turns or sampling.max_reply.'
     )
-  bar = tqdm.tqdm(desc=f'cloning {len(turns)} turns', unit='update')
+  bar = tqdm.tqdm(
+    desc=f'cloning {len(turns)} turns',
+    unit='update',
+    disable=not hosts.is_first(),
+  )
 
   def report(step: int, steps: int, loss: jax.Array) -> None:
     bar.total = steps

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import os
 import pathlib
-import signal
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
@@ -18,7 +16,14 @@ from envs import agent as agent_lib
 from envs import client, registry
 from envs.base import EnvError, Task
 from hgpo_jax import types
-from hgpo_jax.train import checkpoint, evaluate, metrics
+from hgpo_jax.train import (
+  checkpoint,
+  evaluate,
+  exchange,
+  hosts,
+  metrics,
+  stopping,
+)
 from hgpo_jax.train import policy as policy_lib
 from hgpo_jax.train import run as run_lib
 from hgpo_jax.train.compilations import Compilations
@@ -27,6 +32,9 @@ from hgpo_jax.train.learner import Learner
 
 class Interrupted(Exception):
   """Ctrl-C: the state is saved; the text says how to go on."""
+
+
+_GO_ON = 'The same command with --resume goes on.'
 
 
 @contextlib.contextmanager
@@ -49,7 +57,7 @@ def open_seat(config: ml_collections.ConfigDict) -> Iterator[run_lib.Seat]:
     from envs import grpc_client  # a run without servers needs no gRPC
 
     with grpc_client.GrpcClient(
-      env.addresses,
+      _own_addresses(env.addresses),
       env.world,
       options,
       grpc_client.read_credentials(env.token_file, env.ca_file),
@@ -64,6 +72,12 @@ def open_seat(config: ml_collections.ConfigDict) -> Iterator[run_lib.Seat]:
       yield dataclasses.replace(seat, step_envs=local)
   else:
     yield seat
+
+
+def _own_addresses(addresses: Sequence[str]) -> Sequence[str]:
+  """Returns this process's servers; processes share where there are few."""
+  first, every = hosts.index(), hosts.count()
+  return addresses[first::every] or [addresses[first % len(addresses)]]
 
 
 def train(
@@ -83,30 +97,40 @@ def train(
     end, seconds per phase, XLA's compilations.
   Raises:
     Interrupted: Ctrl-C; a checkpoint was saved.
+    exchange.Preempted: SIGTERM, in any process; so too, once the loop runs.
+    exchange.PlayFailed: episodes failed in one of several processes; so too.
     checkpoint.CheckpointError: the checkpoint does not fit or is damaged.
   """
   run_lib.check(config)
   seconds: dict[str, float] = {}
   results: dict[str, Any] = {}
+  stop = stopping.Stop()
   store = checkpoint.Checkpoints(folder / 'checkpoints', config.checkpoint.keep)
   with (
     contextlib.closing(store),
     Compilations() as compilations,
     policy_lib.on_mesh(config),
-    open_seat(config) as seat,
+    stopping.on_sigterm(stop),
+    open_seat(config) as opened,
   ):
+    seat = dataclasses.replace(
+      opened, step_envs=stopping.unless_stopped(stop, opened.step_envs)
+    )
     meta = _resumed(store, config) if resume else None
     if meta is None:
       _check_fresh(store)
-    metrics.write_json(folder / 'config.json', config.to_dict())
-    metrics.write_json(folder / 'template.json', seat.words)
+    if hosts.is_first():
+      metrics.write_json(folder / 'config.json', config.to_dict())
+      metrics.write_json(folder / 'template.json', seat.words)
     with _timed(seconds, 'warm_start'):
       run, reference = run_lib.warm_start(config, seat, folder)
     learner = run.make_learner()
     state = run.policy.init_state(
       reference, learner.optimizer, learner.critic_optimizer
     )
-    loop = _Loop(run, learner, store, folder, results, seconds, compilations)
+    loop = _Loop(
+      run, learner, store, folder, results, seconds, compilations, stop
+    )
     if meta:
       state = restored(store, state)
       results.update(meta['results'])
@@ -120,7 +144,7 @@ def train(
     if config.eval.games >= 0:
       with _timed(seconds, 'evaluation'):
         results['final'] = run.evaluate(policy_lib.policy_of(state))
-    print(
+    hosts.say(
       f'{run.player.compilations()}; XLA compiled {compilations.count} '
       f'programs in {compilations.seconds:.0f} s'
     )
@@ -129,7 +153,8 @@ def train(
     'seconds': {k: round(v, 1) for k, v in seconds.items()},
     'compilations': compilations.count,
   }
-  metrics.write_json(folder / 'summary.json', summary)
+  if hosts.is_first():
+    metrics.write_json(folder / 'summary.json', summary)
   return summary
 
 
@@ -145,10 +170,11 @@ class _Loop:
     results: dict[str, Any],
     seconds: dict[str, float],
     compilations: Compilations,
+    stop: stopping.Stop,
   ):
     self._run, self._learner, self._store = run, learner, store
     self._folder, self._results, self._seconds = folder, results, seconds
-    self._compilations = compilations
+    self._compilations, self._stop = compilations, stop
 
   def run(
     self, state: types.TrainState, reference: Any, first: int
@@ -157,12 +183,8 @@ class _Loop:
     c = self._run.config
     # Ctrl-C is ours before the first file says that the loop runs.
     with (
-      _stop_flag() as stopped,
-      contextlib.closing(
-        metrics.Metrics(
-          self._folder, first=first, last=c.iterations, label=self._folder.name
-        )
-      ) as log,
+      stopping.on_ctrl_c(self._stop),
+      contextlib.closing(self._open_log(first)) as log,
     ):
       for step in range(first, c.iterations):
         with self._saved_on_failure(state, step):
@@ -179,26 +201,33 @@ class _Loop:
         log.advance(record)
         if c.samples_every and step % c.samples_every == 0:
           self._write_samples(step, played)
-        stop = stopped()
+        asked = hosts.total(vars(self._stop))  # soon, now: of all processes
+        stop = any(asked.values()) and done < c.iterations
         every = c.checkpoint.every
         if stop or done == c.iterations or (every and done % every == 0):
           self.save(state, done)
-        if stop and done < c.iterations:
-          raise Interrupted(
-            f'Stopped after iteration {done}; it is saved in '
-            f'{self._store.folder}. The same command with --resume goes on.'
-          )
+        if stop:
+          kind = exchange.Preempted if asked['now'] else Interrupted
+          raise kind(f'Stopped. {self._saved(done)}')
     return state
+
+  def _open_log(self, first: int) -> metrics.Log:
+    if not hosts.is_first():
+      return metrics.Nowhere()
+    last, name = self._run.config.iterations, self._folder.name
+    return metrics.Metrics(self._folder, first=first, last=last, label=name)
+
+  def _saved(self, done: int) -> str:
+    return f'{done} iterations are saved in {self._store.folder}. {_GO_ON}'
 
   def _iteration(
     self, state: types.TrainState, reference: Any, step: int
   ) -> tuple[types.TrainState, dict[str, float], list[types.Trajectory]]:
-    c, codec = self._run.config, self._run.codec
-    dropped, cut = codec.dropped, self._run.player.counts.truncated
+    c, before = self._run.config, self._counts()
     with _timed(self._seconds, 'rollout') as rollout_s:
       played = self._run.rollout(policy_lib.policy_of(state), step)
-    dropped = codec.dropped - dropped
-    cut = self._run.player.counts.truncated - cut
+    counted = {n: x - before[n] for n, x in self._counts().items()}
+    counted = hosts.total(counted)
     with _timed(self._seconds, 'update') as update_s:
       seed = (c.seed, run_lib.ORDER, step)
       taught = [self._run.rewarded(t) for t in self._run.teaching(played)]
@@ -211,34 +240,41 @@ class _Loop:
         **rollout_scalars(played, c.algo.reward_scale),
         **{f'update/{name}': value for name, value in scalars.items()},
         'rollout/taught': len(taught) / len(played),
-        'rollout/truncated_prompts': cut,
-        'rollout/dropped_choices': dropped,
+        **counted,
         'time/rollout_s': rollout_s(),
         'time/update_s': update_s(),
         'time/compilations': self._compilations.count,
-        **{f'time/env_{k}': v for k, v in self._run.seat.counts().items()},
+        **self._server_counts(),
         'time/tokens_per_second': tokens / (rollout_s() + update_s()),
       },
       played,
     )
 
+  def _counts(self) -> dict[str, float]:
+    """What this process counted since its start."""
+    return {
+      'rollout/truncated_prompts': self._run.player.counts.truncated,
+      'rollout/dropped_choices': self._run.codec.dropped,
+    }
+
+  def _server_counts(self) -> dict[str, float]:
+    counts = hosts.total(self._run.seat.counts())
+    return {f'time/env_{name}': value for name, value in counts.items()}
+
   @contextlib.contextmanager
   def _saved_on_failure(
     self, state: types.TrainState, done: int
   ) -> Iterator[None]:
-    """Saves what was learned before an environment's error goes on.
+    """Saves what was learned before a failure of the play goes on.
 
-    Environments are called before the update, so `state` is whole. An
-    iteration whose evaluation fails is learned but not in the metrics.
+    Episodes are played before the update, so `state` is whole. An iteration
+    whose evaluation fails is learned but not in the metrics.
     """
     try:
       yield
-    except EnvError:
+    except (EnvError, exchange.PlayFailed, exchange.Preempted) as error:
       self.save(state, done)
-      print(
-        f'\nThe environments failed; {done} iterations are saved in '
-        f'{self._store.folder}. The same command with --resume goes on.'
-      )
+      hosts.say(f'\n{type(error).__name__}. {self._saved(done)}')
       raise
 
   def save(self, state: types.TrainState, done: int) -> None:
@@ -255,6 +291,8 @@ class _Loop:
     self, step: int, played: Sequence[types.Trajectory]
   ) -> None:
     """Writes one won and one lost episode of an iteration, if there are."""
+    if not hosts.is_first():
+      return
     chosen = [
       next((t for t in played if t.won == won), None) for won in (True, False)
     ]
@@ -303,6 +341,10 @@ def rollout_scalars(
     'rollout/success': float(np.mean([t.won for t in trajectories])),
     'rollout/task_score': score,
     'rollout/reward': reward_scale * score,
+    **{
+      f'rollout/reward_{name}': mean
+      for name, mean in evaluate.reward_parts(trajectories).items()
+    },
     'rollout/turns': len(turns) / len(trajectories),
     'rollout/invalid': float(np.mean([not turn.valid for turn in turns])),
     'rollout/prompt_tokens': float(np.mean([t.prompt.size for t in turns])),
@@ -315,7 +357,8 @@ def flat_results(
 ) -> dict[str, float]:
   """Evaluation results as scalars, `eval/<split>/<temperature>`.
 
-  That is the success; the world's own score stands below `/task_score`.
+  That is the success; the world's own score stands below `/task_score`, and
+  what it is made of below `/reward_<part>`.
   """
   scalars = {}
   for split, row in results.items():
@@ -323,6 +366,8 @@ def flat_results(
       name = f'eval/{split}/{temperature}'
       scalars[name] = result['success']
       scalars[f'{name}/task_score'] = result['task_score']
+      for part, mean in result['reward_parts'].items():
+        scalars[f'{name}/reward_{part}'] = mean
   return scalars
 
 
@@ -340,7 +385,7 @@ def _resumed(
 ) -> dict[str, Any] | None:
   """Returns what the newest checkpoint says, None if nothing is saved yet."""
   if store.latest() is None:
-    print(
+    hosts.say(
       f'{store.folder} holds no checkpoint yet: starting from the beginning'
     )
     return None
@@ -352,7 +397,7 @@ def _resumed(
       f'{"; ".join(wrong)}. Give these fields their saved values, or another '
       'run_dir.'
     )
-  print(f'resuming {store.folder} after iteration {meta["step"]}')
+  hosts.say(f'resuming {store.folder} after iteration {meta["step"]}')
   return meta
 
 
@@ -367,27 +412,3 @@ def _timed(
   finally:
     spent = time.perf_counter() - start
     seconds[name] = seconds.get(name, 0.0) + spent
-
-
-@contextlib.contextmanager
-def _stop_flag() -> Iterator[Callable[[], bool]]:
-  """Turns the first Ctrl-C into a flag; the second stops at once."""
-  asked = False
-
-  def ask(signum: int, frame: Any) -> None:
-    nonlocal asked
-    if asked:
-      raise KeyboardInterrupt
-    asked = True
-    # Not print(): the signal may have come in the middle of one.
-    os.write(1, b'\nstopping after this iteration; Ctrl-C again stops now\n')
-
-  try:
-    before = signal.signal(signal.SIGINT, ask)
-  except ValueError:  # not the main thread: Ctrl-C is somebody else's
-    yield lambda: False
-    return
-  try:
-    yield lambda: asked
-  finally:
-    signal.signal(signal.SIGINT, before)

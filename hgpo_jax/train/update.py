@@ -273,7 +273,8 @@ def make_reader(values: Callable[[Any, types.Packed], Array]) -> Scorer:
       return out.at[i].set(by_turn(found, micro.place))
 
     start = jnp.zeros(batch.place.shape, jnp.float32)
-    return jax.lax.fori_loop(0, _filled(batch), put, start)
+    found = jax.lax.fori_loop(0, _filled(batch), put, start)
+    return constrain(found, None, None, None)  # all of it to every process
 
   return read
 

@@ -1,0 +1,141 @@
+"""Run in several processes by test_hosts.py: what all of them know."""
+
+import argparse
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import several
+from jax.sharding import NamedSharding, PartitionSpec
+
+from hgpo_jax import types
+from hgpo_jax.policy import qwen2, sharding
+from hgpo_jax.train import checkpoint, exchange, hosts
+
+CONFIG = qwen2.Config(
+  vocab_size=32,
+  width=16,
+  ff_width=32,
+  num_layers=2,
+  num_heads=2,
+  num_kv_heads=2,
+  head_dim=8,
+)
+
+
+def episode(number):
+  turn = types.Turn(
+    prompt=np.arange(number + 1, dtype=np.int32),
+    reply=np.array([7, 8], np.int32),
+    log_probs=np.array([-0.1, -1 / 3], np.float32),
+    choices=((7, 8), (9,)),
+    observation=f'room {number} é \ud800',
+    action='go',
+    valid=number % 2 == 0,
+    reward=number / 3,
+  )
+  return types.Trajectory(
+    task=('train', number),
+    turns=(turn,) * number,
+    won=number % 3 == 0,
+    truncated=False,
+    parts={'r_price': 1.0} if number else {},
+  )
+
+
+def same(a, b):
+  return repr(a) == repr(b)  # arrays print all that they hold here
+
+
+def check_words(count):
+  me = hosts.index()
+  assert hosts.count() == count
+  assert hosts.first_says(10 + me) == 10
+  assert hosts.any_says(me == count - 1) and not hosts.any_says(False)
+  assert hosts.total({'a': 1 + me}) == {'a': count * (count + 1) / 2}
+  told = [bytes([n]) * (1 + 100 * n) for n in range(count)]
+  assert hosts.gather(told[me]) == told
+  hosts._PIECE = 64  # longer ones go in pieces
+  assert hosts.gather(told[me]) == told
+
+
+def check_episodes():
+  everything = [episode(n) for n in range(7)]
+  tasks = [t.task for t in everything]
+
+  def play(own):
+    return [everything[n] for n in own]
+
+  assert same(exchange.exchanged(play, tasks), everything)
+  assert exchange.exchanged(lambda own: [], []) == []
+  for error, kind in (
+    (RuntimeError('a wall'), exchange.PlayFailed),
+    (exchange.Preempted('now'), exchange.Preempted),
+  ):
+
+    def fail(own, error=error):
+      if not hosts.is_first():
+        return play(own)
+      raise error
+
+    try:
+      exchange.exchanged(fail, tasks)
+    except kind as found:
+      assert kind is exchange.Preempted or 'process 0: Runt' in str(found)
+    else:
+      raise AssertionError(f'{kind} was not raised')
+
+
+def check_params(shape):
+  mesh = sharding.make_mesh(*shape)
+  own = sharding.own_part(mesh)
+  assert own.size == jax.local_device_count()
+  draw = jax.jit(
+    lambda key: qwen2.init_params(CONFIG, key),
+    out_shardings=sharding.param_shardings(
+      mesh,
+      jax.eval_shape(
+        lambda key: qwen2.init_params(CONFIG, key), jax.random.key(0)
+      ),
+      CONFIG,
+    ),
+  )
+  with jax.set_mesh(mesh):
+    params = draw(jax.random.key(0))
+    copied = sharding.on_own_part(mesh, own, params, CONFIG)
+    sums = checkpoint._checksums(params)
+  for x, y in zip(*map(jax.tree.leaves, (params, copied)), strict=True):
+    np.testing.assert_array_equal(hosts.whole(x), np.asarray(y))
+    assert y.sharding.mesh == own
+  with jax.set_mesh(own):
+    assert checkpoint._checksums(copied) == sums
+    doubled = jax.jit(lambda tree: jax.tree.map(jnp.add, tree, tree))(copied)
+  assert all(x.is_fully_addressable for x in jax.tree.leaves(doubled))
+  rows = jax.device_put(
+    np.arange(16.0), NamedSharding(mesh, PartitionSpec(('data', 'fsdp')))
+  )
+  np.testing.assert_array_equal(hosts.whole(rows), np.arange(16.0))
+
+
+def main():
+  parser = argparse.ArgumentParser()
+  parser.add_argument('--coordinator')
+  parser.add_argument('--num_processes', type=int)
+  parser.add_argument('--process_id', type=int)
+  told = parser.parse_args()
+  hosts.initialize(**vars(told))
+  check_words(told.num_processes)
+  check_episodes()
+  for shape in ((8, 1, 1), (1, 8, 1), (2, 2, 2)):
+    check_params(shape)
+  try:
+    sharding.own_part(
+      sharding.make_mesh(2, 2, 2, jax.devices()[::2] + jax.devices()[1::2])
+    )
+  except types.ConfigError as error:
+    assert 'no block' in str(error)
+  print(f'{told.process_id} saw all of {several.DEVICES} devices')
+
+
+if __name__ == '__main__':
+  main()

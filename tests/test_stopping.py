@@ -1,0 +1,64 @@
+"""SIGTERM: what was being played is given up, nothing that was learned is."""
+
+import json
+import os
+import signal
+
+import pytest
+
+from experiments.configs import toy
+from hgpo_jax.train import exchange, stopping, trainer
+
+STEPS = 3
+
+
+def config():
+  c = toy.get_config().unlock()
+  c.iterations, c.eval.games, c.checkpoint.every = STEPS, -1, 0
+  c.rollout.update(groups=2, group_size=4, rows=8, lockstep=True)
+  return c
+
+
+def records(folder):
+  lines = map(json.loads, (folder / 'metrics.jsonl').read_text().splitlines())
+  return [
+    {k: v for k, v in r.items() if not k.startswith('time/')} for r in lines
+  ]
+
+
+def test_a_run_that_was_told_to_stop_goes_on_as_if_it_had_not(
+  tmp_path, monkeypatch
+):
+  trainer.train(config(), tmp_path / 'whole')
+  rollout = trainer.run_lib.Run.rollout
+
+  def preempted(run, params, step):
+    if step == 1:
+      os.kill(os.getpid(), signal.SIGTERM)
+    return rollout(run, params, step)
+
+  monkeypatch.setattr(trainer.run_lib.Run, 'rollout', preempted)
+  folder = tmp_path / 'run'
+  with pytest.raises(exchange.Preempted):
+    trainer.train(config(), folder)
+  assert records(folder) == records(tmp_path / 'whole')[:1]
+  monkeypatch.undo()
+  trainer.train(config(), folder, resume=True)
+  assert records(folder) == records(tmp_path / 'whole')
+
+
+def test_signals_are_given_back():
+  before = [signal.getsignal(s) for s in (signal.SIGINT, signal.SIGTERM)]
+  stop = stopping.Stop()
+  with stopping.on_ctrl_c(stop), stopping.on_sigterm(stop):
+    os.kill(os.getpid(), signal.SIGINT)
+    assert stop.soon and not stop.now
+    with pytest.raises(KeyboardInterrupt):
+      os.kill(os.getpid(), signal.SIGINT)
+    played = stopping.unless_stopped(stop, len)
+    assert played({}) == 0
+    os.kill(os.getpid(), signal.SIGTERM)
+    with pytest.raises(exchange.Preempted):
+      played({})
+  after = [signal.getsignal(s) for s in (signal.SIGINT, signal.SIGTERM)]
+  assert after == before

@@ -99,9 +99,7 @@ def get_config(name: str = '') -> ml_collections.ConfigDict:
   c.optim.microbatch = 4 if cell.size == '1.5b' else 8  # fits as many devices
   if cell.world == 'webshop':
     # All of the file; like the original, the first of equal ids.
-    c.env.webshop.update(
-      data='files', num_products=0, skip_duplicates=True
-    )
+    c.env.webshop.update(data='files', num_products=0, skip_duplicates=True)
     c.env.webshop.max_turns = 30 if cell.method in ('gigpo', 'hgpo') else 15
     c.algo.gigpo.normalisation = c.algo.hgpo.normalisation = 'mean'
     c.optim.minibatch = 64

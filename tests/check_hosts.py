@@ -48,7 +48,7 @@ def same(a, b):
 
 
 def check_words(count):
-  me = hosts.index()
+  me = jax.process_index()
   assert hosts.count() == count
   assert hosts.first_says(10 + me) == 10
   assert hosts.any_says(me == count - 1) and not hosts.any_says(False)

@@ -55,11 +55,6 @@ def count() -> int:
   return jax.process_count()
 
 
-def index() -> int:
-  """Returns which of them this is, from 0 on."""
-  return jax.process_index()
-
-
 def is_first() -> bool:
   """Whether this process is the one that writes metrics and moves folders."""
   return jax.process_index() == 0

@@ -57,7 +57,7 @@ def open_seat(config: ml_collections.ConfigDict) -> Iterator[run_lib.Seat]:
     from envs import grpc_client  # a run without servers needs no gRPC
 
     with grpc_client.GrpcClient(
-      _own_addresses(env.addresses),
+      env.addresses,
       env.world,
       options,
       grpc_client.read_credentials(env.token_file, env.ca_file),
@@ -72,12 +72,6 @@ def open_seat(config: ml_collections.ConfigDict) -> Iterator[run_lib.Seat]:
       yield dataclasses.replace(seat, step_envs=local)
   else:
     yield seat
-
-
-def _own_addresses(addresses: Sequence[str]) -> Sequence[str]:
-  """Returns this process's servers; processes share where there are few."""
-  first, every = hosts.index(), hosts.count()
-  return addresses[first::every] or [addresses[first % len(addresses)]]
 
 
 def train(

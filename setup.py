@@ -12,7 +12,9 @@ setup(
   long_description_content_type='text/markdown',
   license='Apache-2.0',
   python_requires='>=3.11',
-  packages=find_packages(include=['hgpo_jax*', 'envs*', 'experiments*']),
+  packages=find_packages(
+    include=['hgpo_jax*', 'envs*', 'experiments*', 'launch*']
+  ),
   install_requires=[
     'absl-py>=2.1',
     'alfworld>=0.4.2',
@@ -28,6 +30,7 @@ setup(
     'numpy>=2.0',
     'optax>=0.2.4',
     'orbax-checkpoint>=0.11',
+    'pyyaml>=6.0',
     'regex>=2024.5',
     'safetensors>=0.8',
     'tensorboardX>=2.6',

@@ -13,12 +13,13 @@ import sys
 import pytest
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
-PACKAGES = ('hgpo_jax', 'envs', 'experiments')
+PACKAGES = ('hgpo_jax', 'envs', 'experiments', 'launch')
 
 # module prefix -> prefixes that it may not import
 FORBIDDEN = {
-  'envs': ['hgpo_jax', 'experiments', 'jax', 'flax'],
-  'hgpo_jax': ['envs', 'experiments', 'absl'],
+  'envs': ['hgpo_jax', 'experiments', 'launch', 'jax', 'flax'],
+  'hgpo_jax': ['envs', 'experiments', 'launch', 'absl'],
+  'experiments': ['launch'],
   'hgpo_jax.advantages': [
     'hgpo_jax.policy', 'hgpo_jax.rollout', 'hgpo_jax.train', 'hgpo_jax.losses',
   ],

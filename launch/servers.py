@@ -1,0 +1,114 @@
+"""Environment servers of one host: started, watched, started again."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import pathlib
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+from launch import logs
+from launch.job import LaunchError
+
+_LOOK_SECONDS, _PROBE_SECONDS, _AGAIN_SECONDS = 0.2, 2.0, 1.0
+_STOP_SECONDS = 5.0
+
+
+class EnvServer:
+  """`envs.serve` on loopback, at an address that it keeps when it dies."""
+
+  def __init__(self, command: Sequence[str], port: int, log: pathlib.Path):
+    self.address, self.log = f'127.0.0.1:{port}', log
+    self.starts = 0
+    self._command = [*command, f'--port={port}']
+    self._start()
+
+  def _start(self) -> None:
+    self.starts += 1
+    self._started = time.monotonic()
+    self.process = logs.popen(self._command, self.log)
+
+  def healthy(self) -> bool:
+    """Whether it serves; raises LaunchError where it has ended instead."""
+    if (code := self.process.poll()) is not None:
+      raise LaunchError(
+        f'an environment server ended with {code} before it served: '
+        f'{logs.tail(self.log)}'
+      )
+    import grpc  # a run without servers needs no gRPC
+
+    from envs import grpc_server
+
+    with grpc.insecure_channel(
+      self.address, options=[('grpc.enable_http_proxy', 0)]
+    ) as channel:
+      check = channel.unary_unary(f'/{grpc_server.HEALTH}/Check')
+      try:
+        return check(b'', timeout=_PROBE_SECONDS) == grpc_server.SERVING
+      except grpc.RpcError:
+        return False
+
+  def revive(self) -> bool:
+    """Starts it again if it is dead; returns whether it did."""
+    young = time.monotonic() - self._started < _AGAIN_SECONDS
+    if self.process.poll() is None or young:
+      return False
+    self._start()
+    return True
+
+  def stop(self) -> None:
+    """Ends it; it holds nothing that could be lost."""
+    self.process.terminate()
+    try:
+      self.process.wait(_STOP_SECONDS)
+    except subprocess.TimeoutExpired:
+      self.process.kill()
+      self.process.wait()
+
+
+@contextlib.contextmanager
+def serving(
+  world: str, options: Mapping[str, Any], count: int, log: Callable[[int], Any]
+) -> Iterator[list[EnvServer]]:
+  """Starts `count` servers of a world; `log(i)` is the path of one's log."""
+  command = [
+    sys.executable, '-m', 'envs.serve', f'--world={world}',
+    f'--options={json.dumps(options)}',
+  ]  # fmt: skip
+  with contextlib.ExitStack() as started:
+    servers = []
+    for number, port in enumerate(free_ports(count)):
+      servers.append(EnvServer(command, port, log(number)))
+      started.callback(servers[-1].stop)
+    yield servers
+
+
+def await_healthy(
+  servers: Sequence[EnvServer], patience: float, stopped: Callable[[], bool]
+) -> None:
+  """Waits until all of them serve, or `stopped`; raises LaunchError if late."""
+  waiting, end = list(servers), time.monotonic() + patience
+  while waiting and not stopped():
+    waiting = [server for server in waiting if not server.healthy()]
+    if waiting and time.monotonic() > end:
+      raise LaunchError(
+        f'{len(waiting)} environment servers do not serve after {patience:.0f} '
+        f's; {waiting[0].log} may say why.'
+      )
+    if waiting:
+      time.sleep(_LOOK_SECONDS)
+
+
+def free_ports(count: int) -> list[int]:
+  """Returns ports of loopback that nobody listens on, all different."""
+  with contextlib.ExitStack() as held:
+    sockets = [
+      held.enter_context(socket.create_server(('127.0.0.1', 0)))
+      for _ in range(count)
+    ]
+    return [each.getsockname()[1] for each in sockets]

@@ -1,0 +1,190 @@
+"""Runs a sweep: `python -m launch.sweep FILE [--backend=local] [--dry_run]`.
+
+Finished runs (those with a summary.json) are left alone, others start or go on
+from what they have saved: to continue a sweep is to give its command again. See
+launch/sweep_file.py for the file and launch/README.md for the back ends.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib.util
+import json
+import pathlib
+import signal
+import sys
+from collections.abc import Callable, Iterable, Sequence
+from subprocess import SubprocessError
+from typing import Any, Protocol
+
+import jax
+import ml_collections
+from absl import app, flags
+
+from hgpo_jax.train import checkpoint
+from hgpo_jax.train import run as run_lib
+from hgpo_jax.types import ConfigError
+from launch import gke, local, slurm, sweep_file, tpu_pod
+from launch.job import Job, LaunchError, Plan
+
+# A run of another length is another run, although it could be resumed.
+_FREE = tuple(x for x in checkpoint.FREE_FIELDS if x != 'iterations')
+
+
+class Backend(Protocol):
+  """Where jobs run; see `Plan` for what `--dry_run` prints."""
+
+  def plan(self, jobs: Sequence[Job], at_once: int) -> Plan:
+    """Says what `run` would do."""
+
+  def run(self, jobs: Sequence[Job], at_once: int) -> list[Job]:
+    """Runs jobs, or hands them over; returns those that failed."""
+
+
+BACKENDS: dict[str, Callable[..., Backend]] = {
+  'slurm': slurm.Slurm,
+  'gke': gke.Gke,
+  'tpu_pod': tpu_pod.TpuPod,
+}
+
+_BACKEND = flags.DEFINE_enum(
+  'backend', 'local', ['local', *BACKENDS], 'Where the runs go.'
+)
+_DRY_RUN = flags.DEFINE_bool(
+  'dry_run', False, 'Print the files and commands, and run nothing.'
+)
+_JOBS_AT_ONCE = flags.DEFINE_integer(
+  'jobs_at_once', 0, 'Default: one locally, elsewhere all.', lower_bound=0
+)
+
+
+def main(argv: Sequence[str]) -> None:
+  if len(argv) != 2:
+    raise app.UsageError('expected one sweep file, such as sweeps/tiny.toml')
+  jax.config.update('jax_platforms', 'cpu')  # the runs have the accelerator
+  # Being ended like being interrupted, also where a shell has told background
+  # jobs to ignore that: the runs save what they have.
+  for number in (signal.SIGTERM, signal.SIGINT):
+    signal.signal(number, signal.default_int_handler)
+  try:
+    sweep = sweep_file.read(argv[1])
+    waiting = unfinished(sweep.jobs)
+    backend = make_backend(_BACKEND.value, sweep)
+    say = f'{len(waiting)} of {len(sweep.jobs)} runs to do'
+    if _DRY_RUN.value:
+      print(f'# {say}')
+      if waiting:
+        print(backend.plan(waiting, _JOBS_AT_ONCE.value))
+      return
+    print(say)
+    failed = backend.run(waiting, _JOBS_AT_ONCE.value) if waiting else []
+  except KeyboardInterrupt:
+    sys.exit('Stopped. The same command goes on from what is saved.')
+  except (LaunchError, ConfigError, OSError, SubprocessError) as error:
+    sys.exit(f'{type(error).__name__}: {error}')
+  if failed:
+    names = ', '.join(job.name for job in failed)
+    sys.exit(f'Not finished: {names}. The same command tries them again.')
+
+
+def make_backend(name: str, sweep: sweep_file.Sweep) -> Backend:
+  """Builds a back end from the sweep file's table of its name."""
+  if name == 'local':
+    return local.Local()
+  options = dict(sweep.options.get(name, {}))
+  fields = dataclasses.fields(BACKENDS[name])  # type: ignore[arg-type]
+  known = {field.name for field in fields} - {'folder'}
+  needed = {f.name for f in fields if f.default is dataclasses.MISSING}
+  if wrong := sorted(options.keys() - known):
+    raise LaunchError(
+      f'[{name}] has {wrong[0]!r}; expected of {", ".join(sorted(known))}.'
+    )
+  if missing := sorted(needed - options.keys() - {'folder'}):
+    raise LaunchError(f'[{name}] has no {missing[0]}; expected it in the file.')
+  return BACKENDS[name](folder=f'runs/launched/{sweep.name}', **options)
+
+
+def unfinished(jobs: Iterable[Job]) -> list[Job]:
+  """Returns the jobs that have no summary; checks all of them.
+
+  Raises: LaunchError for fields that no config has, and for folders that hold
+    runs of other settings; ConfigError for a config that cannot work.
+  """
+  wrong, waiting = [], []
+  for job in jobs:
+    config = load(job)
+    folder = pathlib.Path(job.run_dir)
+    saved = folder / 'config.json'
+    differences = saved.exists() and checkpoint.config_differences(
+      json.loads(saved.read_text()), config.to_dict(), _FREE
+    )
+    if differences:
+      wrong.append(f'{folder} (saved -> given): {"; ".join(differences)}')
+    elif not (folder / 'summary.json').exists():
+      waiting.append(job)
+  if wrong:
+    raise LaunchError(
+      'these folders hold runs of other settings:\n  '
+      + '\n  '.join(wrong)
+      + '\nGive the saved values, or other `runs`, or move the folders away.'
+    )
+  return waiting
+
+
+def load(job: Job) -> ml_collections.ConfigDict:
+  """Returns a job's config with its overrides, as `experiments.train` sees it.
+
+  Raises: LaunchError where there is no such file, variant or field, or a value
+    is of another type; ConfigError where the config cannot work.
+  """
+  config = _config(job)
+  known = _leaves(config.to_dict())
+  for field, value in {**job.overrides, 'run_dir': job.run_dir}.items():
+    if field not in known:
+      near = [name for name in known if name.split('.')[-1] in field]
+      raise LaunchError(
+        f'{job.name}: {job.config} has no field {field!r}'
+        + (f'; expected one such as {", ".join(near[:3])}.' if near else '.')
+      )
+    try:
+      config.update_from_flattened_dict({field: value})
+    except (TypeError, ValueError) as error:
+      raise LaunchError(f'{job.name}: {field} = {value!r}: {error}') from error
+  checked = config.copy_and_resolve_references()
+  checked.mesh.update(data=1, fsdp=-1, tensor=1)  # of devices that are not here
+  try:
+    run_lib.check(checked)
+  except ConfigError as error:
+    raise ConfigError(f'{job.name}: {error}') from error
+  return config
+
+
+def _config(job: Job) -> ml_collections.ConfigDict:
+  path, _, variant = job.config.partition(':')
+  spec = importlib.util.spec_from_file_location('swept', path)
+  if spec is None or spec.loader is None or not pathlib.Path(path).exists():
+    raise LaunchError(
+      f'{job.name}: {path} is no Python file; expected a config, such as '
+      'experiments/configs/alfworld_tiny.py.'
+    )
+  module = importlib.util.module_from_spec(spec)
+  spec.loader.exec_module(module)
+  try:
+    return module.get_config(*([variant] if variant else []))
+  except (TypeError, ValueError) as error:
+    raise LaunchError(f'{job.name}: {job.config}: {error}') from error
+
+
+def _leaves(tree: dict[str, Any], prefix: str = '') -> list[str]:
+  """Dotted names of a config's fields."""
+  names: list[str] = []
+  for name, value in tree.items():
+    if isinstance(value, dict):
+      names += _leaves(value, f'{prefix}{name}.')
+    else:
+      names.append(f'{prefix}{name}')
+  return names
+
+
+if __name__ == '__main__':
+  app.run(main)

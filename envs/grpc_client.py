@@ -11,11 +11,10 @@ from __future__ import annotations
 
 import collections
 import dataclasses
-import pathlib
 import secrets
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Self
 
 import grpc
@@ -24,6 +23,8 @@ from envs import client, grpc_server, identity, wire
 from envs.base import EnvError, ResetNeeded, ServerError, Step, Task
 from envs.fleet import NAP, Fleet
 from envs.remote import Credentials, Remote, is_busy, is_final, told
+
+_LOOK = 1.0  # seconds until a caller that waits is asked whether it still does
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,8 +62,9 @@ class _Slot:
 
 def read_credentials(token_file: str, ca_file: str) -> Credentials:
   """Reads what a client shows and trusts; '' is nothing."""
-  authority = pathlib.Path(ca_file).read_bytes() if ca_file else b''
-  return Credentials(grpc_server.read_token(token_file), authority)
+  return Credentials(
+    grpc_server.read_token(token_file), grpc_server.read_pem(ca_file)
+  )
 
 
 class GrpcClient:
@@ -77,6 +79,7 @@ class GrpcClient:
     *,
     timeout: float = 120.0,
     patience: float = 600.0,
+    check: Callable[[], None] = lambda: None,
   ):
     """Says hello to all servers; they have to be there, and to be alike.
 
@@ -89,13 +92,15 @@ class GrpcClient:
         hung; dead and unreachable ones are noticed sooner.
       patience: seconds that a call goes on after its first fault, until it
         gives up.
+      check: called every second while servers are waited for; what it raises
+        ends the call, and the next one goes on from there.
 
     Raises: ServersLost where a server does not answer in time or plays
       something else.
     """
     if not addresses:
       raise ServerError('no addresses: expected at least one host:port.')
-    self._timeout, self._patience = timeout, patience
+    self._timeout, self._patience, self._check = timeout, patience, check
     self._session = secrets.token_hex(8)
     self._slots: dict[int, _Slot] = collections.defaultdict(_Slot)
     self._counts, self._lock = Counts(), threading.Lock()
@@ -159,6 +164,7 @@ class GrpcClient:
     """Moves answers in, whatever happens to servers in between."""
     first_fault = None
     while pending:
+      self._check()
       if returned := self._fleet.look():
         self._count(returned=returned)
       moved, calm = self._round(pending, answers)
@@ -227,7 +233,7 @@ class GrpcClient:
   ) -> dict[int, wire.Answer] | None:
     """Returns a server's answers; None where it has failed or is busy."""
     try:
-      return wire.decode_answers(call.result())
+      return wire.decode_answers(self._result(call))
     except grpc.RpcError as error:
       if is_final(error):
         raise ServerError(f'{server.address}: {told(error)}') from error
@@ -240,6 +246,13 @@ class GrpcClient:
     server.fail(reason)
     self._count(faults=1)
     return None
+
+  def _result(self, call: grpc.Future) -> bytes:
+    while True:
+      try:
+        return call.result(timeout=_LOOK)
+      except grpc.FutureTimeoutError:
+        self._check()
 
   def _take(
     self,

@@ -2,13 +2,16 @@
 
 Methods of `hgpo.Environments`: Hello, Play and Leave, bytes of `envs.wire`;
 and Check of the standard `grpc.health.v1.Health`, which needs no token, for
-whatever watches over servers. Refusals are gRPC statuses with a text:
+whatever watches over servers. Nobody without the token makes a thread wait:
+neither health nor a refusal reads the message. Refusals are gRPC statuses with
+a text:
 
   UNAUTHENTICATED      the token is missing or another
   INVALID_ARGUMENT     the message is not of the protocol
   FAILED_PRECONDITION  another protocol, world, option, version or data
   OUT_OF_RANGE         the answer is too large to be sent
   RESOURCE_EXHAUSTED   enough requests are in work: ask again in a moment
+  UNAVAILABLE          to Hello: a request is in work for long, maybe for ever
 """
 
 from __future__ import annotations
@@ -20,6 +23,7 @@ import hmac
 import ipaddress
 import pathlib
 import threading
+import time
 from collections.abc import Callable, Iterator
 from typing import NoReturn
 
@@ -43,7 +47,9 @@ OPTIONS = (
   ('grpc.keepalive_permit_without_calls', 1),
 )
 
-_Handle = Callable[[bytes, grpc.ServicerContext], bytes]
+# Seconds of one request after which a server no longer says hello: who gave it
+# up comes back when it has ended.
+_LONG = 10.0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -71,6 +77,21 @@ class Access:
       )
     if bool(self.key) != bool(self.certificate):
       raise BadOptions('TLS needs a key and its certificate: give both.')
+
+
+def read_pem(path: str) -> bytes:
+  """Reads a key or certificates; b'' for no path.
+
+  Raises: BadOptions if the file holds none, as b'' would mean no TLS.
+  """
+  if not path:
+    return b''
+  data = pathlib.Path(path).read_bytes()
+  if b'-----BEGIN ' not in data:
+    raise BadOptions(
+      f'{path} holds no PEM: expected `-----BEGIN ...` and base64 in it.'
+    )
+  return data
 
 
 def read_token(path: str) -> str:
@@ -112,6 +133,8 @@ def start(
 
   Raises: BadOptions where the address cannot be taken.
   """
+  if max_requests < 1:
+    raise BadOptions(f'max_requests is {max_requests}: expected at least 1.')
   service = _Service(Episodes(make_env), identity, max_requests)
   # Threads to spare, so that a refusal and a health check never wait.
   threads = concurrent.futures.ThreadPoolExecutor(max_requests + 4, 'serving')
@@ -120,16 +143,21 @@ def start(
   )
   server.add_generic_rpc_handlers(
     (
-      _handlers(
+      grpc.method_handlers_generic_handler(
         SERVICE,
-        Hello=service.hello,
-        Play=service.play,
-        Leave=service.leave,
+        {
+          'Hello': grpc.unary_unary_rpc_method_handler(service.hello),
+          'Play': grpc.unary_unary_rpc_method_handler(service.play),
+          'Leave': grpc.unary_unary_rpc_method_handler(service.leave),
+        },
       ),
-      _handlers(HEALTH, Check=_check),
+      grpc.method_handlers_generic_handler(HEALTH, {'Check': _unread(_check)}),
     )
   )
-  address = f'{access.host}:{access.port}'
+  host = access.host.strip('[]')
+  address = (
+    f'[{host}]:{access.port}' if ':' in host else f'{host}:{access.port}'
+  )
   try:
     if access.key:
       credentials = grpc.ssl_server_credentials(
@@ -140,7 +168,8 @@ def start(
       port = server.add_insecure_port(address)
   except RuntimeError as error:
     raise BadOptions(
-      f'cannot listen on {address}: {error}. Is the port taken?'
+      f'cannot listen on {address}: {error} Is the port taken, or do key and '
+      'certificate not belong together?'
     ) from error
   server.start()
   return Serving(port, lambda: server.stop(grace=1).wait())
@@ -156,10 +185,18 @@ class _Service:
     self._max = max_requests
     self._free = threading.BoundedSemaphore(max_requests)
     self._lock = threading.Lock()  # worlds need not bear threads
+    self._since: float | None = None  # monotonic seconds; of what is in work
 
   def hello(self, data: bytes, context: grpc.ServicerContext) -> bytes:
     with _refusals(context):
       wire.decode_hello(data)
+    since = self._since  # of this moment
+    if since is not None and time.monotonic() - since > _LONG:
+      _abort(
+        context,
+        grpc.StatusCode.UNAVAILABLE,
+        f'a request is in work for more than {_LONG:.0f} s.',
+      )
     return wire.encode_identity(self._identity)
 
   def play(self, data: bytes, context: grpc.ServicerContext) -> bytes:
@@ -176,7 +213,11 @@ class _Service:
       with self._lock:
         if not context.is_active():  # its client has given up meanwhile
           return b''
-        answers = self._episodes.play(play.session, play.slots)
+        self._since = time.monotonic()
+        try:
+          answers = self._episodes.play(play.session, play.slots)
+        finally:
+          self._since = None
       try:
         return wire.encode_answers(answers)
       except wire.WireError as error:
@@ -209,11 +250,17 @@ def differences(server: wire.Identity, expected: wire.Identity) -> str:
   )
 
 
-def _check(data: bytes, context: grpc.ServicerContext) -> bytes:
-  # HealthCheckRequest: nothing, or field 1, the name of a service.
-  name = SERVICE.encode()
-  if data not in (b'', b'\x0a\x00', b'\x0a' + bytes([len(name)]) + name):
-    _abort(context, grpc.StatusCode.NOT_FOUND, f'the service is {SERVICE}.')
+def _unread(handle: Callable[..., bytes]) -> grpc.RpcMethodHandler:
+  """A method that answers before its message has come.
+
+  What takes one message waits for it in one of the threads, for ever if the
+  client likes.
+  """
+  return grpc.stream_unary_rpc_method_handler(handle)
+
+
+def _check(unread: Iterator[bytes], context: grpc.ServicerContext) -> bytes:
+  # Whatever service the message asks for, there is but one.
   return SERVING
 
 
@@ -222,7 +269,7 @@ class _TokenCheck(grpc.ServerInterceptor):
 
   def __init__(self, token: str):
     self._expected = bearer(token) if token else ''
-    self._refuse = grpc.unary_unary_rpc_method_handler(_refuse)
+    self._refuse = _unread(_refuse)
 
   def intercept_service(self, continuation, handler_call_details):  # type: ignore[no-untyped-def]
     given = dict(handler_call_details.invocation_metadata or ())
@@ -239,7 +286,7 @@ def bearer(token: str) -> str:
   return f'Bearer {token}'
 
 
-def _refuse(data: bytes, context: grpc.ServicerContext) -> bytes:
+def _refuse(unread: Iterator[bytes], context: grpc.ServicerContext) -> bytes:
   _abort(
     context,
     grpc.StatusCode.UNAUTHENTICATED,
@@ -265,16 +312,6 @@ def _abort(
   plain = text.encode('ascii', 'backslashreplace').decode()
   context.abort(code, plain[:1000])
   raise AssertionError('abort() raises')
-
-
-def _handlers(service: str, **methods: _Handle) -> grpc.GenericRpcHandler:
-  return grpc.method_handlers_generic_handler(
-    service,
-    {
-      name: grpc.unary_unary_rpc_method_handler(handle)
-      for name, handle in methods.items()
-    },
-  )
 
 
 def _is_loopback(host: str) -> bool:

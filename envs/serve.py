@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import pathlib
 import signal
 import sys
 import threading
@@ -40,8 +39,8 @@ def main(argv: list[str] | None = None) -> None:
         args.host,
         args.port,
         grpc_server.read_token(args.token_file),
-        _read(args.key),
-        _read(args.certificate),
+        grpc_server.read_pem(args.key),
+        grpc_server.read_pem(args.certificate),
       ),
       args.max_requests,
     )
@@ -66,10 +65,6 @@ def _parser() -> argparse.ArgumentParser:
   add('--key', default='', help='PEM file')
   add('--max_requests', type=int, default=16, help='in work at once')
   return parser
-
-
-def _read(path: str) -> bytes:
-  return pathlib.Path(path).read_bytes() if path else b''
 
 
 if __name__ == '__main__':

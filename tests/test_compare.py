@@ -216,9 +216,9 @@ def test_an_interruption_is_passed_on_to_the_runs(tmp_path, stub):
 
 def result(won):
   """What `evaluate.by_seed` says of games that were won or not."""
-  Played = collections.namedtuple('Played', 'task turns won')
+  Played = collections.namedtuple('Played', 'task turns won parts')
   Turn = collections.namedtuple('Turn', 'valid reward')
-  played = [Played(i, [Turn(True, x)], bool(x)) for i, x in enumerate(won)]
+  played = [Played(i, [Turn(True, x)], bool(x), {}) for i, x in enumerate(won)]
   return evaluate.by_seed({123: played}, lambda task: KINDS[task])
 
 

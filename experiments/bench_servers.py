@@ -1,17 +1,20 @@
 """What do environment servers cost? ALFWorld inline, in processes, over gRPC.
 
-  python -m experiments.bench_servers [--episodes=128] [--servers=2] [--json]
+  python -m experiments.bench_servers [--episodes=128] [--servers=2] \
+    [--run=runs/alfworld_tiny] [--json]
 
 Plays the same random actions in all three and compares what comes back; a call
-of `step_envs` plays one action in every episode. Times are wall times, since
-most of the work is in other processes: compare them on a machine with nothing
-else to do. With --json the last line is one JSON object.
+of `step_envs` plays one action in every episode. With --run, which names the
+folder of a run, says what share of its iterations they would take. Times are
+wall times, since most of the work is in other processes: compare them on a
+machine with nothing else to do. With --json the last line is one JSON object.
 """
 
 from __future__ import annotations
 
 import contextlib
 import json
+import pathlib
 import random
 import statistics
 import sys
@@ -27,6 +30,7 @@ from envs.base import EnvError, Step, Task
 _EPISODES = flags.DEFINE_integer('episodes', 128, 'At once.', lower_bound=1)
 _STEPS = flags.DEFINE_integer('steps', 50, 'Calls to time.', lower_bound=1)
 _SERVERS = flags.DEFINE_integer('servers', 2, 'Processes.', lower_bound=1)
+_RUN = flags.DEFINE_string('run', '', "A run's folder, to compare with.")
 _JSON = flags.DEFINE_bool('json', False, 'End with one JSON object.')
 
 WORLD = 'alfworld'
@@ -95,13 +99,27 @@ def run(episodes: int, steps: int, servers: int) -> dict[str, float]:
   return result
 
 
-def table(result: dict[str, float]) -> str:
-  """The three side by side."""
+def us_per_step(folder: pathlib.Path) -> float:
+  """What an iteration of a run takes for each step of its rollout, median."""
+  rollout = json.loads((folder / 'config.json').read_text())['rollout']
+  episodes = rollout['groups'] * rollout['group_size']
+  lines = (folder / 'metrics.jsonl').read_text().splitlines()
+  return 1e6 * statistics.median(
+    (r['time/rollout_s'] + r['time/update_s']) / (r['rollout/turns'] * episodes)
+    for r in map(json.loads, lines)
+  )
+
+
+def table(result: dict[str, float], iteration: float | None) -> str:
+  """The three side by side; `iteration` is in microseconds per step."""
   lines = [f'{"median us":12}{"call":>10}{"step":>10}{"overhead":>10}']
   for name in ('inline', 'processes', 'grpc'):
     call, step = result[f'{name}_us_per_call'], result[f'{name}_us_per_step']
     overhead = step - result['inline_us_per_step']
-    lines.append(f'{name:12}{call:10,.0f}{step:10.1f}{overhead:10.1f}')
+    line = f'{name:12}{call:10,.0f}{step:10.1f}{overhead:10.1f}'
+    if iteration:
+      line += f'  {step / iteration:.1%} of an iteration'
+    lines.append(line)
   return '\n'.join(lines)
 
 
@@ -109,14 +127,15 @@ def main(argv: list[str]) -> None:
   if len(argv) > 1:
     raise app.UsageError(f'Unknown arguments: {argv[1:]}')
   try:
+    iteration = us_per_step(pathlib.Path(_RUN.value)) if _RUN.value else None
     result = run(_EPISODES.value, _STEPS.value, _SERVERS.value)
-  except EnvError as error:
+  except (EnvError, OSError) as error:
     sys.exit(f'{type(error).__name__}: {error}')
   print(
     f'{_EPISODES.value} episodes, {_SERVERS.value} servers, '
     f'{_STEPS.value} calls: no difference'
   )
-  print(table(result))
+  print(table(result, iteration))
   if _JSON.value:
     print(json.dumps(result))
 

@@ -125,8 +125,8 @@ def _stop(
     say(f'stopping {", ".join(x.job.name for x in running)}: they save')
   told = None
   while any(None in entry.codes for entry in running):
-    # A host that was told to stop takes SIGINT for the second Ctrl-C.
-    number = signal.SIGINT if signals.kill else signal.SIGTERM
+    # Only a host that was told to stop takes SIGINT for the second Ctrl-C.
+    number = signal.SIGINT if signals.kill and told else signal.SIGTERM
     if number != told:
       for entry in running:
         entry.tell(number)

@@ -106,9 +106,9 @@ class TpuPod:
 
   def stop(self, job: Job) -> list[str]:
     """Tells the hosts of a job to stop, on each the one that runs there."""
+    name = '$(hostname)' if job.hosts > 1 else '0'  # as `launch.host` has it
     return self._ssh(
-      f'cd {self.checkout} && '
-      f'kill -TERM $(cat {_logs(job)}/host_$(hostname).pid)'
+      f'cd {self.checkout} && kill -TERM $(cat {_logs(job)}/host_{name}.pid)'
     )
 
   def fetch_logs(self, job: Job) -> list[str]:

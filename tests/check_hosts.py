@@ -1,6 +1,12 @@
 """Run in several processes by test_hosts.py: what all of them know."""
 
 import argparse
+import os
+import pathlib
+import signal
+import tempfile
+import threading
+import time
 
 import jax
 import jax.numpy as jnp
@@ -8,9 +14,10 @@ import numpy as np
 import several
 from jax.sharding import NamedSharding, PartitionSpec
 
+from experiments.configs import toy
 from hgpo_jax import types
 from hgpo_jax.policy import qwen2, sharding
-from hgpo_jax.train import checkpoint, exchange, hosts
+from hgpo_jax.train import agreement, checkpoint, exchange, hosts, stopping
 
 CONFIG = qwen2.Config(
   vocab_size=32,
@@ -53,6 +60,8 @@ def check_words(count):
   assert hosts.first_says(10 + me) == 10
   assert hosts.any_says(me == count - 1) and not hosts.any_says(False)
   assert hosts.total({'a': 1 + me}) == {'a': count * (count + 1) / 2}
+  # One process may have environment servers, and count, where others do not.
+  assert hosts.total({'b': 2} if me else {}) == {'b': 2 * (count - 1)}
   told = [bytes([n]) * (1 + 100 * n) for n in range(count)]
   assert hosts.gather(told[me]) == told
   hosts._PIECE = 64  # longer ones go in pieces
@@ -84,6 +93,51 @@ def check_episodes():
       assert kind is exchange.Preempted or 'process 0: Runt' in str(found)
     else:
       raise AssertionError(f'{kind} was not raised')
+
+
+def check_signals(count):
+  """The last one is told while it waits, inside of XLA, for the others."""
+  stop, last = stopping.Stop(), jax.process_index() == count - 1
+  with stopping.on_sigterm(stop):
+    hosts.wait('all listen')
+    if last:
+      threading.Timer(0.5, os.kill, (os.getpid(), signal.SIGTERM)).start()
+    end = time.monotonic() + 30
+    while not (last or stop.now):
+      assert time.monotonic() < end, 'was not told'
+      time.sleep(0.05)
+    hosts.wait('all were told')
+    assert stop.now
+
+
+def check_agreement():
+  me = jax.process_index()
+  config = toy.get_config().unlock()
+  config.env.addresses = (f'127.0.0.1:{me}',)  # everyone's own
+  agreement.same_config(config)
+  config.seed = me
+  refused(types.ConfigError, 'seed: 0 -> 1', agreement.same_config, config)
+  with tempfile.TemporaryDirectory() as name:
+    written = pathlib.Path(name) / 'config.json'
+    if hosts.is_first():
+      written.touch()
+    refused(checkpoint.CheckpointError, 'share', agreement.shared, written)
+    store = store_of(me)
+    refused(checkpoint.CheckpointError, '7, None', agreement.newest, store)
+
+
+def store_of(me):
+  """What the first process sees, and the others do not."""
+  return argparse.Namespace(folder='runs', latest=lambda: None if me else 7)
+
+
+def refused(kind, said, check, *args):
+  try:
+    check(*args)
+  except kind as error:
+    assert said in str(error), error
+  else:
+    raise AssertionError(f'{check} took {args}')
 
 
 def check_params(shape):
@@ -126,6 +180,8 @@ def main():
   hosts.initialize(**vars(told))
   check_words(told.num_processes)
   check_episodes()
+  check_signals(told.num_processes)
+  check_agreement()
   for shape in ((8, 1, 1), (1, 8, 1), (2, 2, 2)):
     check_params(shape)
   try:

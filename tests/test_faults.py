@@ -1,6 +1,8 @@
 """No episode is lost or changed while servers die, hang and are cut off."""
 
 import concurrent.futures
+import dataclasses
+import itertools
 import pathlib
 import random
 
@@ -9,6 +11,9 @@ import pytest
 
 from envs import client, fleet, grpc_client, registry
 from envs.base import Task
+from experiments.configs import alfworld_tiny
+from hgpo_jax.train import exchange, trainer
+from hgpo_jax.train import run as run_lib
 
 WORLD, OPTIONS = 'alfworld', {'max_turns': 30}
 
@@ -84,6 +89,33 @@ def test_many_faults_change_nothing():
   assert counts.faults >= 5 and counts.rebuilds > 0 and counts.returned > 0
 
 
+@pytest.mark.slow
+def test_a_policy_among_faults_says_the_same(tmp_path):
+  """The embedded default's, in lockstep: every byte of its episodes."""
+  c = alfworld_tiny.get_config().unlock()
+  c.warmstart.update(games=60, tokenizer_games=60)
+  c.rollout.update(groups=8, group_size=8, rows=64, slots=64, lockstep=True)
+  c.env.update(timeout=1.0, patience=60.0)
+  with trainer.open_seat(c) as seat:
+    run, params = run_lib.warm_start(c, seat, tmp_path / 'run')
+    expected = run.rollout(params, 0)
+  kinds, calls = itertools.cycle(chaos.FAULTS), itertools.count()
+  with chaos.Chaos(4, WORLD, c.env.alfworld.to_dict()) as world:
+    c.env.addresses = world.addresses
+    with trainer.open_seat(c) as seat:
+
+      def struck(requests):
+        if 1 <= next(calls) <= 20:
+          world.strike(next(kinds), delay=0.005, seconds=2.0)
+        return seat.step_envs(requests)
+
+      broken = dataclasses.replace(seat, step_envs=struck)
+      found = run_lib.Run(broken, run.policy).rollout(params, 0)
+      assert seat.counts()['faults'] >= 5
+    assert len(world.struck) == 20
+  assert exchange._packed(found, None) == exchange._packed(expected, None)
+
+
 def test_all_servers_may_vanish_and_come_back():
   tasks = [Task('train', i) for i in range(4)]
   with chaos.Chaos(1, WORLD, OPTIONS) as world:
@@ -129,7 +161,7 @@ def test_threads_share_a_client_among_faults():
 def test_servers_that_stay_away_are_named():
   with chaos.Chaos(2, 'toy', {}) as world:
     step_envs = grpc_client.GrpcClient(
-      world.addresses, 'toy', {}, timeout=5, patience=0.5
+      world.addresses, 'toy', {}, timeout=5, patience=2
     )
     step_envs({0: Task('train', 0)})
     for server in world.servers:

@@ -10,7 +10,7 @@ import several
 
 from hgpo_jax.train import checkpoint, exchange, hosts
 
-ITERATIONS = 4
+ITERATIONS = 6
 PREEMPTED = 75
 TRAIN = (
   '-m',
@@ -99,10 +99,11 @@ def alone(tmp_path_factory):
 
 
 @pytest.mark.slow
-def test_two_processes_train_as_one(alone, tmp_path):
+@pytest.mark.parametrize('count', [2, 4])
+def test_processes_train_as_one(alone, tmp_path, count):
   folder = tmp_path / 'run'
-  codes = several.ended(run(folder, 2), folder / 'logs')
-  assert codes == [0, 0], several.said(folder / 'logs')
+  codes = several.ended(run(folder, count), folder / 'logs')
+  assert codes == [0] * count, several.said(folder / 'logs')
   alike(folder, alone)
   found, expected = (
     json.loads((f / 'summary.json').read_text()) for f in (folder, alone)
@@ -111,17 +112,52 @@ def test_two_processes_train_as_one(alone, tmp_path):
     assert found[phase] == expected[phase]
 
 
+CRITIC = ('--config.algo.estimator=ppo',)
+ADAPTERS = (
+  '--config.policy.lora.rank=4',
+  '--config.loss.old_log_probs=score',
+  '--config.loss.kl_coef=0.01',
+)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('more', [CRITIC, ADAPTERS])
+def test_critics_and_adapters_in_two_processes(tmp_path, more):
+  for count in (1, 2):
+    started = several.start(
+      [
+        '-m',
+        'experiments.train',
+        '--config=experiments/configs/toy.py',
+        '--config.iterations=3',
+        '--config.eval.games=-1',
+        '--config.mesh.data=4',
+        '--config.mesh.tensor=2',
+        f'--config.run_dir={tmp_path / str(count)}',
+        *more,
+      ],
+      count,
+      tmp_path / str(count) / 'logs',
+    )
+    codes = several.ended(started, tmp_path / str(count) / 'logs')
+    assert codes == [0] * count, several.said(tmp_path / str(count) / 'logs')
+  found, expected = (records(tmp_path / name) for name in ('2', '1'))
+  assert len(found) == len(expected) == 3
+  for record, like in zip(found, expected, strict=True):
+    assert record == pytest.approx(like, rel=1e-5, abs=1e-5)
+
+
 @pytest.mark.slow
 def test_none_goes_on_alone_and_any_number_goes_on_together(alone, tmp_path):
   """Four lose one; two go on and one of them is preempted; one ends it."""
   folder = tmp_path / 'run'
   logs = folder / 'logs'
   started = run(folder, 4)
-  several.kill(started, 3, reached(folder, 1))
+  several.kill(started, 3, reached(folder, 3))
   codes = several.ended(started, logs, seconds=300)
   assert 0 not in codes and codes[3] == -signal.SIGKILL, several.said(logs)
   saved = len(records(folder))
-  assert 1 <= saved < ITERATIONS
+  assert 3 <= saved < ITERATIONS - 1
   started = run(folder, 2, '--resume')
   several.interrupt(started, 1, signal.SIGTERM, reached(folder, saved + 1))
   assert several.ended(started, logs) == [PREEMPTED] * 2, several.said(logs)

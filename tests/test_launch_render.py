@@ -261,6 +261,9 @@ def test_a_job_is_started_on_all_workers():
   logs = '/runs/paper/hgpo-1.5b-seed1/logs'
   assert words[-3:] == ['>>', f'{logs}/host_$(hostname).log', '2>&1']
   assert f'{logs}/host_$(hostname).pid)' in remote(POD.stop(JOBS[1]))
+  # A host that is alone calls itself 0: see `launch.host`.
+  alone = Job('x', 'c.py', 'runs/x')
+  assert 'runs/x/logs/host_0.pid)' in remote(POD.stop(alone))
 
 
 def test_hints_say_how_a_slice_is_made_and_filled():

@@ -1,5 +1,6 @@
 """Remote servers: what they refuse, whom they serve, that nothing is lost."""
 
+import concurrent.futures
 import contextlib
 import random
 import socket
@@ -65,7 +66,7 @@ class Serving:
 
 
 def connect(*addresses, world='toy', options=None, **more):
-  more = {'timeout': 5, 'patience': 1, **more}
+  more = {'timeout': 10, 'patience': 10, **more}
   return grpc_client.GrpcClient(addresses, world, options or {}, **more)
 
 
@@ -176,11 +177,11 @@ def test_other_protocols_and_worlds_are_refused(monkeypatch):
 def test_a_client_names_servers_that_play_something_else():
   with Serving() as a, Serving(who_it_is=who(num_words=3)) as b:
     with pytest.raises(fleet.ServersLost) as error:
-      connect(a.address, b.address)
+      connect(a.address, b.address, patience=1)
     assert f'{a.address}: up' in str(error.value)
     assert b.address in str(error.value) and 'options' in str(error.value)
     with pytest.raises(fleet.ServersLost, match="world 'toy'.*alfworld"):
-      connect(a.address, world='alfworld')
+      connect(a.address, world='alfworld', patience=1)
 
 
 def test_a_client_refuses_servers_of_unequal_data():
@@ -190,7 +191,7 @@ def test_a_client_refuses_servers_of_unequal_data():
     Serving(who_it_is=other) as b,
     pytest.raises(fleet.ServersLost, match="data 'other data'"),
   ):
-    connect(a.address, b.address)
+    connect(a.address, b.address, patience=1)
 
 
 def test_a_token_is_demanded_and_checked():
@@ -199,9 +200,33 @@ def test_a_token_is_demanded_and_checked():
       code, text = refusal(a, 'Hello', wire.encode_hello(), **given)
       assert code == 'UNAUTHENTICATED' and 'token' in text
     with pytest.raises(fleet.ServersLost, match='UNAUTHENTICATED'):
-      connect(a.address)
+      connect(a.address, patience=1)
     with connect(a.address, credentials=remote.Credentials(TOKEN)) as envs:
       assert envs({0: Task('train', 0)})[0].observation == 'Say red.'
+
+
+def test_strangers_hold_no_thread():
+  """Calls whose message never comes; they may well outnumber the threads."""
+  never, access = threading.Event(), grpc_server.Access(token=TOKEN)
+
+  def stalled():
+    never.wait(30)
+    yield b''
+
+  with Serving(access=access, max_requests=1) as a:
+    calls = [
+      a.channel.stream_unary(f'/{service}/{method}').future(stalled())
+      for service, method in [
+        (grpc_server.SERVICE, 'Play'),
+        (grpc_server.HEALTH, 'Check'),
+      ]
+      * 10
+    ]
+    with connect(a.address, credentials=remote.Credentials(TOKEN)) as envs:
+      assert envs({0: Task('train', 0)})[0].observation == 'Say red.'
+    assert a.call('Check', b'', service=grpc_server.HEALTH)
+    never.set()
+    assert all(call.exception(10) for call in calls[::2])
 
 
 def test_only_loopback_goes_without_a_token():
@@ -226,6 +251,16 @@ def test_tokens_are_read_from_files(tmp_path):
       grpc_server.read_token(str(path))
 
 
+def test_a_certificate_that_is_none_does_not_turn_tls_off(tmp_path):
+  path = tmp_path / 'ca.pem'
+  path.write_text('')
+  with pytest.raises(BadOptions, match='holds no PEM'):
+    grpc_client.read_credentials('', str(path))
+  with pytest.raises(SystemExit, match='holds no PEM'):
+    serve.main(['--world=toy', f'--key={path}', f'--certificate={path}'])
+  assert grpc_client.read_credentials('', '') == remote.Credentials()
+
+
 def test_a_taken_port_is_told():
   with socket.socket() as taken:
     taken.bind(('127.0.0.1', 0))
@@ -235,6 +270,21 @@ def test_a_taken_port_is_told():
       Serving(access=grpc_server.Access(port=port))
     with pytest.raises(SystemExit, match='taken'):
       serve.main(['--world=toy', f'--port={port}'])
+  with pytest.raises(SystemExit, match='max_requests is 0'):
+    serve.main(['--world=toy', '--max_requests=0'])
+
+
+def test_servers_listen_on_ipv6_too():
+  if not socket.has_ipv6:
+    pytest.skip('there is no IPv6 here')
+  try:
+    socket.create_server(('::1', 0), family=socket.AF_INET6).close()
+  except OSError:
+    pytest.skip('there is no IPv6 here')
+  running = grpc_server.start(GuessEnv, who(), grpc_server.Access('::1'))
+  with connect(f'[::1]:{running.port}') as step_envs:
+    assert step_envs({0: Task('train', 0)})[0].observation == 'Say red.'
+  running.stop()
 
 
 def test_tls_encrypts_and_strangers_are_not_trusted(tmp_path):
@@ -258,7 +308,7 @@ def test_tls_encrypts_and_strangers_are_not_trusted(tmp_path):
     with connect(address, credentials=trusting) as step_envs:
       assert step_envs({0: Task('train', 0)})[0].observation == 'Say red.'
     with pytest.raises(fleet.ServersLost, match='UNAVAILABLE'):
-      connect(address)  # without TLS
+      connect(address, patience=1)  # without TLS
   finally:
     running.stop()
 
@@ -269,28 +319,86 @@ def test_tls_encrypts_and_strangers_are_not_trusted(tmp_path):
 class Slow(GuessEnv):
   """Plays only while the test lets it."""
 
-  gate = threading.Event()
+  entered, gate = threading.Event(), threading.Event()
 
   def reset(self, task):
-    self.gate.wait(10)
+    self.entered.set()
+    self.gate.wait(30)
     return super().reset(task)
 
 
-def test_too_much_work_is_refused_and_tried_again():
+@contextlib.contextmanager
+def slow_server(**more):
+  """A server that is at work until its gate is opened, and that work."""
+  Slow.entered.clear()
   Slow.gate.clear()
   with (
-    Serving(Slow, max_requests=1) as a,
-    connect(a.address, patience=10) as one,
-    connect(a.address, patience=10) as two,
+    Serving(Slow, **more) as a,
+    connect(a.address, timeout=30, patience=30) as one,
+    concurrent.futures.ThreadPoolExecutor() as threads,
   ):
-    first = threading.Thread(target=one, args=({0: Task('train', 0)},))
-    first.start()
-    time.sleep(0.2)
-    threading.Timer(0.3, Slow.gate.set).start()
-    found = two({0: Task('train', 1)})
-    first.join()
-  assert found[0].observation == 'Say red.'
-  assert two.counts.busy > 0 and two.counts.faults == 0
+    first = threads.submit(one, {0: Task('train', 0)})
+    try:
+      assert Slow.entered.wait(30)
+      yield a, first
+    finally:
+      Slow.gate.set()
+
+
+def test_too_much_work_is_refused_and_tried_again():
+  with (
+    slow_server(max_requests=1) as (a, _),
+    connect(a.address, timeout=30, patience=30) as two,
+    concurrent.futures.ThreadPoolExecutor() as threads,
+  ):
+    found = threads.submit(two, {0: Task('train', 1)})
+    while not two.counts.busy:
+      assert not found.done()
+      time.sleep(0.01)
+    Slow.gate.set()
+    assert found.result(30)[0].observation == 'Say red.'
+    assert two.counts.faults == 0
+
+
+def test_a_server_that_is_stuck_says_no_hello(monkeypatch):
+  """It would be given work again and again, and every time be waited for."""
+  hello = wire.encode_hello()
+  with slow_server() as (a, first):
+    assert a.call('Hello', hello)  # not for long yet
+    monkeypatch.setattr(grpc_server, '_LONG', 0.0)
+    assert refusal(a, 'Hello', hello)[0] == 'UNAVAILABLE'
+    Slow.gate.set()
+    first.result(30)
+    assert a.call('Hello', hello)
+
+
+def test_a_caller_may_stop_waiting(monkeypatch):
+  """For a server that plays, and for servers that are gone."""
+
+  def tired():
+    if Slow.entered.is_set():
+      raise KeyboardInterrupt
+
+  monkeypatch.setattr(grpc_client, '_LOOK', 0.05)
+  with (
+    slow_server() as (a, first),
+    connect(a.address, timeout=30, patience=30, check=tired) as two,
+  ):
+    Slow.entered.clear()
+    start = time.monotonic()
+    threading.Timer(0.2, Slow.entered.set).start()
+    with pytest.raises(KeyboardInterrupt):
+      two({0: Task('train', 1)})
+    assert time.monotonic() - start < 20
+    Slow.entered.clear()
+    Slow.gate.set()
+    assert two({0: Task('train', 2)})[0].observation.startswith('Say')
+    first.result(30)
+    a._running.stop()
+    threading.Timer(0.2, Slow.entered.set).start()
+    with pytest.raises(KeyboardInterrupt):
+      two({0: Task('train', 3)})
+    assert time.monotonic() - start < 20
 
 
 def test_an_action_is_played_once_however_often_it_is_asked():

@@ -16,7 +16,7 @@ def config(addresses=(), **env):
   c = toy.get_config().unlock()
   c.iterations, c.eval.games, c.checkpoint.every = STEPS, -1, 0
   c.rollout.update(groups=2, group_size=4, rows=8, lockstep=True)
-  c.env.update(addresses=addresses, timeout=20.0, patience=0.5, **env)
+  c.env.update(addresses=addresses, timeout=20.0, patience=2.0, **env)
   return c
 
 

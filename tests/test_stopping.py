@@ -47,6 +47,34 @@ def test_a_run_that_was_told_to_stop_goes_on_as_if_it_had_not(
   assert records(folder) == records(tmp_path / 'whole')
 
 
+def test_a_run_that_was_stopped_while_it_was_evaluated_misses_nothing(
+  tmp_path, monkeypatch
+):
+  c = config()
+  c.iterations, c.eval.games, c.eval.every = 2, 4, 1
+  trainer.train(c, tmp_path / 'whole')
+  evaluate = trainer.run_lib.Run.evaluate
+  calls = []
+
+  def preempted(run, params):
+    calls.append(0)
+    if len(calls) == 2:  # the first was after the warm start
+      os.kill(os.getpid(), signal.SIGTERM)
+    return evaluate(run, params)
+
+  monkeypatch.setattr(trainer.run_lib.Run, 'evaluate', preempted)
+  folder = tmp_path / 'run'
+  with pytest.raises(exchange.Preempted):
+    trainer.train(c, folder)
+  calls.pop()
+  with pytest.raises(exchange.Preempted):  # once more before it is evaluated
+    trainer.train(c, folder, resume=True)
+  assert not records(folder)
+  monkeypatch.undo()
+  trainer.train(c, folder, resume=True)
+  assert records(folder) == records(tmp_path / 'whole')
+
+
 def test_signals_are_given_back():
   before = [signal.getsignal(s) for s in (signal.SIGINT, signal.SIGTERM)]
   stop = stopping.Stop()

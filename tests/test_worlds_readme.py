@@ -42,6 +42,6 @@ def test_it_is_served_by_its_name(installed):
 
 
 def test_names_that_lead_nowhere_are_told():
-  for name in ('no_module:World', 'json:Nothing', ':x', 'nothing'):
+  for name in ('no_module:World', 'json:Nothing', ':x', 'nothing', 'os:sep'):
     with pytest.raises(registry.UnknownWorld, match='no world'):
       registry.make_world(name, {})

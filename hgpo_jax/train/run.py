@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import os
 import pathlib
+import secrets
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
@@ -52,7 +52,7 @@ _LEAST = {
 
 
 # Fields of `env` that say where worlds play, not what.
-_PLACES = (
+PLACES = (
   'servers', 'addresses', 'token_file', 'ca_file', 'timeout', 'patience'
 )  # fmt: skip
 
@@ -264,7 +264,12 @@ def warm_start(
   cache = warmstart.cache_folder(
     folder.parent / 'cache', _settings(config, seat)
   )
-  has_own, cached = (hosts.first_says(path.exists()) for path in (own, cache))
+  # Only the first one looks: a network file system would remember for the
+  # others that there is nothing, after it was made.
+  has_own, cached = (
+    hosts.first_says(hosts.is_first() and path.exists())
+    for path in (own, cache)
+  )
   made_now = not has_own and not cached
   if not has_own:
     if cached:
@@ -327,7 +332,8 @@ def _made_at_once(folder: pathlib.Path) -> Iterator[pathlib.Path]:
 
   Another run may have made the same meanwhile; then ours is dropped.
   """
-  name = f'{folder.name}.{hosts.first_says(os.getpid())}.part'
+  # No process id: in containers other runs have the same.
+  name = f'{folder.name}.{hosts.first_says(secrets.randbits(30)):08x}.part'
   scratch = folder.with_name(name)
   scratch.mkdir(parents=True, exist_ok=True)
   try:
@@ -408,7 +414,7 @@ def _settings(config: ml_collections.ConfigDict, seat: Seat) -> dict[str, Any]:
   """What a warm start depends on, as JSON."""
   c = config
   settings = {n: c[n].to_dict() for n in ('env', 'policy', 'warmstart')}
-  for field in ('template', 'template_file', *_PLACES):
+  for field in ('template', 'template_file', *PLACES):
     del settings['env'][field]
   # Adapters come after it; these change rounding, speed and memory alone.
   for field in ('lora', 'cache_dtype', 'remat', 'attention'):

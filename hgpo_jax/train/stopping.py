@@ -1,15 +1,25 @@
-"""Signals -> flags that the loop reads where it can stop without loss."""
+"""Signals -> flags that the loop reads where it can stop without loss.
+
+SIGTERM of one process is told to all: its machine goes away soon, and nothing
+can be saved before the others have stopped playing too.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import dataclasses
 import os
+import select
 import signal
+import socket
+import threading
 from collections.abc import Callable, Iterator
 from typing import Any
 
+from hgpo_jax.train import hosts
 from hgpo_jax.train.exchange import Preempted
+
+_EVERY = 1.0  # seconds between two looks at what others were told
 
 
 @dataclasses.dataclass
@@ -24,6 +34,11 @@ class Stop:
   soon: bool = False
   now: bool = False
 
+  def check(self) -> None:
+    """Raises Preempted if playing is to be given up."""
+    if self.now:
+      raise Preempted('SIGTERM')
+
 
 def unless_stopped(
   stop: Stop, step_envs: Callable[[Any], Any]
@@ -31,8 +46,7 @@ def unless_stopped(
   """Environments that play no further, with `Preempted`, after SIGTERM."""
 
   def step(requests: Any) -> Any:
-    if stop.now:
-      raise Preempted('SIGTERM')
+    stop.check()
     return step_envs(requests)
 
   return step
@@ -40,13 +54,17 @@ def unless_stopped(
 
 @contextlib.contextmanager
 def on_sigterm(stop: Stop) -> Iterator[None]:
-  """Notes SIGTERM."""
+  """Notes SIGTERM, of this process or of another one of the run."""
 
   def note() -> None:
     stop.now = True
 
   with _heard(signal.SIGTERM, note):
-    yield
+    if hosts.count() == 1:
+      yield
+    else:
+      with _told_to_all(stop):
+        yield
 
 
 @contextlib.contextmanager
@@ -62,6 +80,42 @@ def on_ctrl_c(stop: Stop) -> Iterator[None]:
 
   with _heard(signal.SIGINT, note):
     yield
+
+
+@contextlib.contextmanager
+def _told_to_all(stop: Stop) -> Iterator[None]:
+  """Runs a thread that listens to the others, and for them.
+
+  The main thread may be inside of XLA, waiting for the others, and Python calls
+  no handler meanwhile; but the number of a signal is written to a socket at
+  once.
+  """
+  reader, writer = socket.socketpair()
+  writer.setblocking(False)
+  before = signal.set_wakeup_fd(writer.fileno(), warn_on_full_buffer=False)
+  thread = threading.Thread(target=_listen, args=(stop, reader), daemon=True)
+  thread.start()
+  try:
+    yield
+  finally:
+    signal.set_wakeup_fd(before)
+    writer.close()
+    thread.join(2 * _EVERY)  # no longer: it may ask a process that is dead
+
+
+def _listen(stop: Stop, signals: socket.socket) -> None:
+  """Sets `stop.now` here and everywhere; ends with the other end."""
+  with signals, contextlib.suppress(RuntimeError):  # JAX ends us soon
+    while not stop.now:
+      if select.select([signals], [], [], _EVERY)[0]:
+        numbers = signals.recv(64)
+        if not numbers:
+          return
+        stop.now |= signal.SIGTERM in numbers
+      elif hosts.rung('SIGTERM'):
+        stop.now = True
+        return
+    hosts.ring('SIGTERM')
 
 
 @contextlib.contextmanager

@@ -17,6 +17,7 @@ from envs import client, registry
 from envs.base import EnvError, Task
 from hgpo_jax import types
 from hgpo_jax.train import (
+  agreement,
   checkpoint,
   evaluate,
   exchange,
@@ -38,8 +39,15 @@ _GO_ON = 'The same command with --resume goes on.'
 
 
 @contextlib.contextmanager
-def open_seat(config: ml_collections.ConfigDict) -> Iterator[run_lib.Seat]:
-  """Opens the config's world: its environments, tasks and words."""
+def open_seat(
+  config: ml_collections.ConfigDict, check: Callable[[], None] = lambda: None
+) -> Iterator[run_lib.Seat]:
+  """Opens the config's world: its environments, tasks and words.
+
+  Args:
+    config: the experiment.
+    check: asked while remote servers are waited for; may raise.
+  """
   env = config.env
   options = env[env.world].to_dict() if env.world in env else {}
   world = registry.make_world(env.world, options)
@@ -63,6 +71,7 @@ def open_seat(config: ml_collections.ConfigDict) -> Iterator[run_lib.Seat]:
       grpc_client.read_credentials(env.token_file, env.ca_file),
       timeout=env.timeout,
       patience=env.patience,
+      check=check,
     ) as remote:
       yield dataclasses.replace(
         seat, step_envs=remote, counts=lambda: vars(remote.counts)
@@ -96,6 +105,7 @@ def train(
     checkpoint.CheckpointError: the checkpoint does not fit or is damaged.
   """
   run_lib.check(config)
+  agreement.same_config(config)
   seconds: dict[str, float] = {}
   results: dict[str, Any] = {}
   stop = stopping.Stop()
@@ -105,7 +115,7 @@ def train(
     Compilations() as compilations,
     policy_lib.on_mesh(config),
     stopping.on_sigterm(stop),
-    open_seat(config) as opened,
+    open_seat(config, stop.check) as opened,
   ):
     seat = dataclasses.replace(
       opened, step_envs=stopping.unless_stopped(stop, opened.step_envs)
@@ -116,6 +126,7 @@ def train(
     if hosts.is_first():
       metrics.write_json(folder / 'config.json', config.to_dict())
       metrics.write_json(folder / 'template.json', seat.words)
+    agreement.shared(folder / 'config.json')
     with _timed(seconds, 'warm_start'):
       run, reference = run_lib.warm_start(config, seat, folder)
     learner = run.make_learner()
@@ -134,7 +145,8 @@ def train(
         with _timed(seconds, 'evaluation'):
           results['warm_start'] = run.evaluate(policy_lib.policy_of(state))
       loop.save(state, 0)
-    state = loop.run(state, reference, meta['step'] if meta else 0)
+    first, owed = (meta['step'], meta.get('owed')) if meta else (0, None)
+    state = loop.run(state, reference, first, owed)
     if config.eval.games >= 0:
       with _timed(seconds, 'evaluation'):
         results['final'] = run.evaluate(policy_lib.policy_of(state))
@@ -171,28 +183,30 @@ class _Loop:
     self._compilations, self._stop = compilations, stop
 
   def run(
-    self, state: types.TrainState, reference: Any, first: int
+    self,
+    state: types.TrainState,
+    reference: Any,
+    first: int,
+    owed: Mapping[str, float] | None = None,
   ) -> types.TrainState:
-    """Returns the state after the last iteration; starts at `first`."""
+    """Returns the state after the last iteration; starts at `first`.
+
+    The record of the iteration before it is `owed` where that was saved while
+    it was evaluated.
+    """
     c = self._run.config
     # Ctrl-C is ours before the first file says that the loop runs.
     with (
       stopping.on_ctrl_c(self._stop),
-      contextlib.closing(self._open_log(first)) as log,
+      contextlib.closing(self._open_log(first - bool(owed))) as log,
     ):
+      if owed:
+        self._record(log, state, first - 1, owed)
       for step in range(first, c.iterations):
         with self._saved_on_failure(state, step):
           state, record, played = self._iteration(state, reference, step)
         done = step + 1
-        if c.eval.every and done % c.eval.every == 0 and done < c.iterations:
-          with (
-            _timed(self._seconds, 'evaluation'),
-            self._saved_on_failure(state, done),
-          ):
-            policy = policy_lib.policy_of(state)
-            record |= flat_results(self._run.evaluate(policy))
-        log.write(step, record)
-        log.advance(record)
+        self._record(log, state, step, record)
         if c.samples_every and step % c.samples_every == 0:
           self._write_samples(step, played)
         asked = hosts.total(vars(self._stop))  # soon, now: of all processes
@@ -204,6 +218,26 @@ class _Loop:
           kind = exchange.Preempted if asked['now'] else Interrupted
           raise kind(f'Stopped. {self._saved(done)}')
     return state
+
+  def _record(
+    self,
+    log: metrics.Log,
+    state: types.TrainState,
+    step: int,
+    record: Mapping[str, float],
+  ) -> None:
+    """Evaluates what iteration `step` left, if due, and writes its record."""
+    c, done = self._run.config, step + 1
+    found: dict[str, float] = {}
+    if c.eval.every and done % c.eval.every == 0 and done < c.iterations:
+      with (
+        _timed(self._seconds, 'evaluation'),
+        self._saved_on_failure(state, done, record),
+      ):
+        policy = policy_lib.policy_of(state)
+        found = flat_results(self._run.evaluate(policy))
+    log.write(step, {**record, **found})
+    log.advance(record)
 
   def _open_log(self, first: int) -> metrics.Log:
     if not hosts.is_first():
@@ -257,27 +291,36 @@ class _Loop:
 
   @contextlib.contextmanager
   def _saved_on_failure(
-    self, state: types.TrainState, done: int
+    self,
+    state: types.TrainState,
+    done: int,
+    owed: Mapping[str, float] | None = None,
   ) -> Iterator[None]:
     """Saves what was learned before a failure of the play goes on.
 
-    Episodes are played before the update, so `state` is whole. An iteration
-    whose evaluation fails is learned but not in the metrics.
+    Episodes are played before the update, so `state` is whole. Where it was the
+    evaluation, the last iteration's record is `owed` to the metrics.
     """
     try:
       yield
     except (EnvError, exchange.PlayFailed, exchange.Preempted) as error:
-      self.save(state, done)
+      self.save(state, done, owed)
       hosts.say(f'\n{type(error).__name__}. {self._saved(done)}')
       raise
 
-  def save(self, state: types.TrainState, done: int) -> None:
+  def save(
+    self,
+    state: types.TrainState,
+    done: int,
+    owed: Mapping[str, float] | None = None,
+  ) -> None:
     """Writes a checkpoint from which iteration `done` can be played next."""
     meta = {
       'step': done,
       'results': self._results,
       'seconds': self._seconds,
       'config': self._run.config.to_dict(),
+      'owed': owed and {name: float(x) for name, x in owed.items()},
     }
     self._store.save(done, _saved(state), meta)
 
@@ -367,10 +410,10 @@ def flat_results(
 
 def _check_fresh(store: checkpoint.Checkpoints) -> None:
   """Refuses to start over in a folder that holds a run."""
-  if store.latest() is not None:
+  if (step := agreement.newest(store)) is not None:
     raise checkpoint.CheckpointError(
-      f'{store.folder} holds a run (iteration {store.latest()}). Resume it, or '
-      'give another run_dir.'
+      f'{store.folder} holds a run (iteration {step}). Resume it, or give '
+      'another run_dir.'
     )
 
 
@@ -378,7 +421,7 @@ def _resumed(
   store: checkpoint.Checkpoints, config: ml_collections.ConfigDict
 ) -> dict[str, Any] | None:
   """Returns what the newest checkpoint says, None if nothing is saved yet."""
-  if store.latest() is None:
+  if agreement.newest(store) is None:
     hosts.say(
       f'{store.folder} holds no checkpoint yet: starting from the beginning'
     )

@@ -29,7 +29,7 @@ setup(
     'msgpack>=1.0.8',
     'numpy>=2.0',
     'optax>=0.2.4',
-    'orbax-checkpoint>=0.11',
+    'orbax-checkpoint>=0.12',
     'pyyaml>=6.0',
     'regex>=2024.5',
     'safetensors>=0.8',

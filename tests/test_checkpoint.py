@@ -51,6 +51,9 @@ def test_another_dtype_is_a_misfit_and_not_damage(store):
 
 def test_params_alone_can_be_read(store):
   store.save(0, state(seed=5), {})
+  more = jax.ShapeDtypeStruct((9,), jnp.float32)
+  with pytest.raises(checkpoint.CheckpointError, match='params/v: absent'):
+    store.restore_params({**state()['params'], 'v': more})
   params = store.restore_params(state()['params'])
   jax.tree.map(np.testing.assert_array_equal, params, state(seed=5)['params'])
 
@@ -83,3 +86,18 @@ def test_config_differences_name_fields_and_spare_free_ones():
     'optim.lr: 0.1 -> 0.2',
     "seed: 0 -> 'absent'",
   ]
+
+
+def test_what_was_read_is_compared_with_what_was_saved(store, monkeypatch):
+  """Files that are whole, and hold something else."""
+  store.save(0, state(), {})
+  found = {'params/w': 1, 'step': 7}  # 7 is what an int32 of 7 sums to
+  monkeypatch.setattr(checkpoint, '_checksums', lambda state: found)
+  for read in (
+    store.restore,
+    lambda like: store.restore_params(like['params']),
+  ):
+    with pytest.raises(
+      checkpoint.CheckpointError, match=r'differ in params/w\)'
+    ):
+      read(state())

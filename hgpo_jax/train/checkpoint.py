@@ -130,7 +130,6 @@ class Checkpoints:
         differing leaf is named); unreadable files; wrong checksums.
     """
     step = self._known(step)
-    meta = self.meta(step)
     self._check_fit(step, like)
     try:
       restored = self._manager.restore(
@@ -141,16 +140,8 @@ class Checkpoints:
       )
     except Exception as error:
       raise self._damaged(step, error) from error
-    state = restored['state']
-    saved = meta.get('checksums', {})  # before version 0.3 there were others
-    wrong = sorted(
-      name
-      for name, now in _checksums(state).items()
-      if saved.get(name, now) != now
-    )
-    if wrong:
-      raise self._damaged(step, f'checksums differ in {", ".join(wrong[:5])}')
-    return state
+    self._check_sums(step, restored['state'])
+    return restored['state']
 
   def restore_params(self, like: Any, step: int | None = None) -> Any:
     """Reads the `params` of a saved state alone; see `restore`.
@@ -160,14 +151,20 @@ class Checkpoints:
       step: which one.
     """
     step = self._known(step)
+    tree = {'params': jax.tree.map(_placed, like)}
+    self._check_fit(step, tree, 'params/')
+    args = ocp.args.PyTreeRestore(
+      tree,
+      restore_args=ocp.checkpoint_utils.construct_restore_args(tree),
+      partial_restore=True,
+    )
     try:
-      saved = self._manager.item_metadata(step)['state']
-      structure = jax.tree.map(
-        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), saved
-      )
+      with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as reader:
+        found = reader.restore(self.folder / str(step) / 'state', args=args)
     except Exception as error:
       raise self._damaged(step, error) from error
-    return self.restore({**structure, 'params': like}, step)['params']
+    self._check_sums(step, found)
+    return found['params']
 
   def close(self) -> None:
     self._manager.close()
@@ -184,13 +181,34 @@ class Checkpoints:
       )
     return step
 
-  def _check_fit(self, step: int, like: Any) -> None:
-    """Refuses a state whose leaves have other names or shapes than `like`."""
+  def _check_sums(self, step: int, state: Any) -> None:
+    """Refuses leaves that are not what was saved."""
+    saved = self.meta(step).get('checksums', {})  # 0.2 had others
+    wrong = sorted(
+      name
+      for name, now in _checksums(state).items()
+      if saved.get(name, now) != now
+    )
+    if wrong:
+      raise self._damaged(step, f'checksums differ in {", ".join(wrong[:5])}')
+
+  def _check_fit(self, step: int, like: Any, part: str = '') -> None:
+    """Refuses a state whose leaves have other names or shapes than `like`.
+
+    Args:
+      step: which one.
+      like: what is expected.
+      part: how the names of the leaves begin that are looked at.
+    """
     try:
       saved = self._manager.item_metadata(step)['state']
     except Exception as error:
       raise self._damaged(step, error) from error
-    old = {name: _kind(leaf) for name, leaf in _leaves(saved)}
+    old = {
+      name: _kind(leaf)
+      for name, leaf in _leaves(saved)
+      if name.startswith(part)
+    }
     new = {name: _kind(leaf) for name, leaf in _leaves(like)}
     wrong = [
       f'{name}: {old.get(name, "absent")} -> {new.get(name, "absent")}'

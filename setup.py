@@ -6,7 +6,7 @@ from setuptools import find_packages, setup
 
 setup(
   name='hgpo_jax',
-  version='0.3.0',
+  version='0.4.0',
   description='Hierarchy-of-Groups Policy Optimization for LLM agents, in JAX',
   long_description=pathlib.Path(__file__).with_name('README.md').read_text(),
   long_description_content_type='text/markdown',

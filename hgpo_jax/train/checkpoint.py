@@ -183,7 +183,7 @@ class Checkpoints:
 
   def _check_sums(self, step: int, state: Any) -> None:
     """Refuses leaves that are not what was saved."""
-    saved = self.meta(step).get('checksums', {})  # 0.2 had others
+    saved = self.meta(step).get('checksums', {})  # before 0.4: others
     wrong = sorted(
       name
       for name, now in _checksums(state).items()

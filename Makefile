@@ -5,6 +5,9 @@ BIN := $(VENV)/bin
 CONFIG ?= alfworld_tiny
 SEED ?= 0
 ARGS ?=
+# Processes that share out the files of tests.
+WORKERS ?= 2
+PYTEST = $(BIN)/python -m pytest -n $(WORKERS) --dist=loadfile
 # A name, a name:variant, or a file (with or without :variant).
 CONFIG_FILE = $(if $(findstring .py,$(CONFIG)),$(CONFIG),experiments/configs/$(subst :,.py:,$(CONFIG))$(if $(findstring :,$(CONFIG)),,.py))
 
@@ -18,10 +21,10 @@ train: $(VENV)/.run
 	  --config.seed=$(SEED) $(ARGS)
 
 test: $(VENV)/.test
-	$(BIN)/python -m pytest --durations=10 $(ARGS)
+	$(PYTEST) --durations=10 $(ARGS)
 
 test-all: $(VENV)/.test
-	$(BIN)/python -m pytest -m 'slow or not slow' --durations=20 $(ARGS)
+	$(PYTEST) -m 'slow or not slow' --durations=20 $(ARGS)
 
 lint: $(VENV)/.test
 	$(BIN)/ruff check .

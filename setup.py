@@ -41,6 +41,6 @@ setup(
   extras_require={
     'cuda': ['jax[cuda12]>=0.7'],
     'tpu': ['jax[tpu]>=0.7'],
-    'test': ['mypy>=1.13', 'pytest>=8.0', 'ruff>=0.8'],
+    'test': ['mypy>=1.13', 'pytest>=8.0', 'pytest-xdist>=3.6', 'ruff>=0.8'],
   },
 )

@@ -13,6 +13,14 @@ from typing import Any, Self
 from envs.base import ServerError
 
 
+def command(world: str, options: Mapping[str, Any]) -> list[str]:
+  """What serves a world with these options, as JSON values."""
+  return [
+    sys.executable, '-m', 'envs.serve', f'--world={world}',
+    f'--options={json.dumps(options)}',
+  ]  # fmt: skip
+
+
 class LocalServer:
   """`python -m envs.serve` as a process that can be started again."""
 
@@ -26,10 +34,7 @@ class LocalServer:
       options: its options, as JSON values.
       more: further arguments of `envs.serve`.
     """
-    self._command = [
-      sys.executable, '-m', 'envs.serve', f'--world={world}',
-      f'--options={json.dumps(options)}', *more,
-    ]  # fmt: skip
+    self._command = [*command(world, options), *more]
     self._port = 0
     self.process = self._start()
 

@@ -89,11 +89,10 @@ class Remote:
     call = self._methods[method]
     return call.future(data, timeout=timeout, metadata=self._metadata)
 
-  def fail(self, reason: str) -> bool:
-    """Takes the server for down; returns whether it was up until now."""
+  def fail(self, reason: str) -> None:
+    """Takes the server for down."""
     with self._lock:
-      was_up, self.up, self.reason = self.up, False, reason
-      return was_up
+      self.up, self.reason = False, reason
 
   def look(self, check: Callable[[wire.Identity], str]) -> bool:
     """Probes a server that is down, without waiting for it.

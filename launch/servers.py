@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import pathlib
 import socket
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
+from envs import local
 from launch import logs
 from launch.job import LaunchError
 
@@ -76,10 +75,7 @@ def serving(
   world: str, options: Mapping[str, Any], count: int, log: Callable[[int], Any]
 ) -> Iterator[list[EnvServer]]:
   """Starts `count` servers of a world; `log(i)` is the path of one's log."""
-  command = [
-    sys.executable, '-m', 'envs.serve', f'--world={world}',
-    f'--options={json.dumps(options)}',
-  ]  # fmt: skip
+  command = local.command(world, options)
   with contextlib.ExitStack() as started:
     servers = []
     for number, port in enumerate(free_ports(count)):

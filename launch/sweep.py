@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import dataclasses
 import importlib.util
-import json
 import pathlib
 import signal
 import sys
@@ -21,14 +20,11 @@ import jax
 import ml_collections
 from absl import app, flags
 
-from hgpo_jax.train import checkpoint
+from experiments import folders
 from hgpo_jax.train import run as run_lib
 from hgpo_jax.types import ConfigError
 from launch import gke, local, slurm, sweep_file, tpu_pod
 from launch.job import Job, LaunchError, Plan
-
-# A run of another length is another run, although it could be resumed.
-_FREE = tuple(x for x in checkpoint.FREE_FIELDS if x != 'iterations')
 
 
 class Backend(Protocol):
@@ -110,25 +106,13 @@ def unfinished(jobs: Iterable[Job]) -> list[Job]:
   Raises: LaunchError for fields that no config has, and for folders that hold
     runs of other settings; ConfigError for a config that cannot work.
   """
-  wrong, waiting = [], []
-  for job in jobs:
-    config = load(job)
-    folder = pathlib.Path(job.run_dir)
-    saved = folder / 'config.json'
-    differences = saved.exists() and checkpoint.config_differences(
-      json.loads(saved.read_text()), config.to_dict(), _FREE
-    )
-    if differences:
-      wrong.append(f'{folder} (saved -> given): {"; ".join(differences)}')
-    elif not (folder / 'summary.json').exists():
-      waiting.append(job)
-  if wrong:
+  named = {pathlib.Path(job.run_dir): job for job in jobs}
+  if wrong := folders.others({f: load(j).to_dict() for f, j in named.items()}):
     raise LaunchError(
-      'these folders hold runs of other settings:\n  '
-      + '\n  '.join(wrong)
-      + '\nGive the saved values, or other `runs`, or move the folders away.'
+      f'{wrong}\nGive the saved values, or other `runs`, or move the folders '
+      'away.'
     )
-  return waiting
+  return [job for f, job in named.items() if not folders.is_finished(f)]
 
 
 def load(job: Job) -> ml_collections.ConfigDict:

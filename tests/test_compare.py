@@ -15,7 +15,7 @@ import pytest
 from experiments.comparison import cells as cells_lib
 from experiments.comparison import gather, plots, report, results, statistics
 from experiments.configs import compare
-from hgpo_jax.train import evaluate
+from hgpo_jax.train import checkpoint, evaluate
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 FILE = str(ROOT / 'experiments' / 'configs' / 'compare.py')
@@ -137,7 +137,7 @@ def test_methods_differ_in_their_overrides_alone():
     config = compare.get_config(name).to_dict()
     changed = {
       text.split(':')[0]
-      for text in cells_lib.checkpoint.config_differences(base, config, ())
+      for text in checkpoint.config_differences(base, config, ())
     }
     assert changed <= method.overrides.keys()
   assert set(compare.MAIN) <= set(compare.METHODS)

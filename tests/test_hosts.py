@@ -9,6 +9,7 @@ import pytest
 import several
 
 from hgpo_jax.train import checkpoint, exchange, hosts
+from runs import records
 
 ITERATIONS = 6
 PREEMPTED = 75
@@ -61,14 +62,6 @@ def test_two_processes_know_the_same(tmp_path):
   started = several.start(['tests/check_hosts.py'], 2, tmp_path)
   codes = several.ended(started, tmp_path, seconds=120)
   assert codes == [0, 0], several.said(tmp_path)
-
-
-def records(folder):
-  lines = (folder / 'metrics.jsonl').read_text().splitlines()
-  return [
-    {k: v for k, v in json.loads(line).items() if not k.startswith('time/')}
-    for line in lines
-  ]
 
 
 def alike(folder, others):

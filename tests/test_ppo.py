@@ -2,7 +2,6 @@
 
 import contextlib
 import dataclasses
-import json
 import shutil
 
 import jax
@@ -15,6 +14,7 @@ from hgpo_jax.train import checkpoint, packing, trainer
 from hgpo_jax.train import run as run_lib
 from hgpo_jax.train.compilations import Compilations
 from hgpo_jax.types import ConfigError
+from runs import records
 
 ALONE, SAVED, END = 25, 83, 85  # iterations: the critic alone, then both
 
@@ -147,14 +147,6 @@ def test_options_that_do_not_exist_are_refused():
   ):
     with pytest.raises(ConfigError, match=match):
       run_lib.check(config(**changes))
-
-
-def records(folder):
-  """The metrics of a run without their timing."""
-  lines = map(json.loads, (folder / 'metrics.jsonl').read_text().splitlines())
-  return [
-    {k: v for k, v in r.items() if not k.startswith('time/')} for r in lines
-  ]
 
 
 def whole_and_resumed(folder, back, **changes):

@@ -8,6 +8,7 @@ import pytest
 from envs import fleet
 from experiments.configs import toy
 from hgpo_jax.train import trainer
+from runs import records
 
 STEPS = 4
 
@@ -18,13 +19,6 @@ def config(addresses=(), **env):
   c.rollout.update(groups=2, group_size=4, rows=8, lockstep=True)
   c.env.update(addresses=addresses, timeout=20.0, patience=2.0, **env)
   return c
-
-
-def records(folder):
-  lines = map(json.loads, (folder / 'metrics.jsonl').read_text().splitlines())
-  return [
-    {k: v for k, v in r.items() if not k.startswith('time/')} for r in lines
-  ]
 
 
 def faults(folder):

@@ -1,6 +1,5 @@
 """SIGTERM: what was being played is given up, nothing that was learned is."""
 
-import json
 import os
 import signal
 
@@ -8,6 +7,7 @@ import pytest
 
 from experiments.configs import toy
 from hgpo_jax.train import exchange, stopping, trainer
+from runs import records
 
 STEPS = 3
 
@@ -17,13 +17,6 @@ def config():
   c.iterations, c.eval.games, c.checkpoint.every = STEPS, -1, 0
   c.rollout.update(groups=2, group_size=4, rows=8, lockstep=True)
   return c
-
-
-def records(folder):
-  lines = map(json.loads, (folder / 'metrics.jsonl').read_text().splitlines())
-  return [
-    {k: v for k, v in r.items() if not k.startswith('time/')} for r in lines
-  ]
 
 
 def test_a_run_that_was_told_to_stop_goes_on_as_if_it_had_not(

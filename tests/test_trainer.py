@@ -19,6 +19,7 @@ from hgpo_jax.policy import lora
 from hgpo_jax.train import checkpoint, trainer
 from hgpo_jax.train import run as run_lib
 from hgpo_jax.types import ConfigError
+from runs import records
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 
@@ -29,14 +30,6 @@ def config(**changes):
     {name.replace('__', '.'): value for name, value in changes.items()}
   )
   return c
-
-
-def records(folder):
-  """The metrics of a run without their timing."""
-  lines = map(json.loads, (folder / 'metrics.jsonl').read_text().splitlines())
-  return [
-    {k: v for k, v in r.items() if not k.startswith('time/')} for r in lines
-  ]
 
 
 def results(folder):

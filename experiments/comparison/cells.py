@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import collections
 import importlib.util
-import json
 import pathlib
 import signal
 import subprocess
@@ -13,12 +12,11 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple
 
-from hgpo_jax.train import checkpoint
+from experiments import folders
 from hgpo_jax.train import run as run_lib
 
 TRAINER = (sys.executable, '-m', 'experiments.train')
 # A run of another length is another budget, although it could be resumed.
-_FREE = tuple(x for x in checkpoint.FREE_FIELDS if x != 'iterations')
 _LOOK_SECONDS, _STOP_SECONDS = 0.2, 60.0
 
 
@@ -118,23 +116,13 @@ def unfinished(cells: Iterable[Cell]) -> list[Cell]:
 
   Raises: CompareError if a folder holds a run of another config.
   """
-  wrong, rest = [], []
-  for cell in cells:
-    saved = cell.folder / 'config.json'
-    differences = saved.exists() and checkpoint.config_differences(
-      json.loads(saved.read_text()), cell.config, _FREE
-    )
-    if differences:
-      wrong.append(f'{cell.folder} (saved -> given): {"; ".join(differences)}')
-    elif not (cell.folder / 'summary.json').exists():
-      rest.append(cell)
-  if wrong:
+  cells = list(cells)
+  if wrong := folders.others({c.folder: c.config for c in cells}):
     raise CompareError(
-      'These folders hold runs of other settings:\n  '
-      + '\n  '.join(wrong)
-      + '\nGive the saved values, or another --out, or move the folders away.'
+      f'{wrong}\nGive the saved values, or another --out, or move the folders '
+      'away.'
     )
-  return rest
+  return [cell for cell in cells if not folders.is_finished(cell.folder)]
 
 
 def command(cell: Cell, trainer: Sequence[str] = TRAINER) -> list[str]:

@@ -11,9 +11,9 @@ import time
 import jax
 import jax.numpy as jnp
 import numpy as np
-import several
 from jax.sharding import NamedSharding, PartitionSpec
 
+import several
 from experiments.configs import toy
 from hgpo_jax import types
 from hgpo_jax.policy import qwen2, sharding

@@ -6,9 +6,9 @@ import subprocess
 import sys
 from pathlib import Path
 
-import alfworld_data
 import pytest
 
+import alfworld_data
 from envs import checker, registry
 from envs.alfworld import games
 from envs.alfworld.engine import Engine

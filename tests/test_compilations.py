@@ -4,10 +4,10 @@ import json
 import subprocess
 import sys
 
-import alfworld_data
 import jax
 import jax.numpy as jnp
 
+import alfworld_data
 from hgpo_jax.train.compilations import Compilations
 
 

@@ -12,9 +12,9 @@ import sys
 import tarfile
 from collections.abc import Callable, Iterator
 
-import alfworld_data
 import pytest
 
+import alfworld_data
 from envs.alfworld.engine import NOTHING_HAPPENS, Engine
 from envs.alfworld.expert import Expert
 from envs.alfworld.game import TASK_TYPES, Game

@@ -8,8 +8,8 @@ import subprocess
 import sys
 
 import pytest
-from alfworld_data import need_package, unpack_released
 
+from alfworld_data import need_package, unpack_released
 from experiments.configs import alfworld, alfworld_tiny, base, toy
 from hgpo_jax.train import checkpoint
 

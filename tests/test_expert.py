@@ -6,9 +6,9 @@ import dataclasses
 import random
 import statistics
 
-import alfworld_data
 import pytest
 
+import alfworld_data
 from envs.alfworld.engine import Engine
 from envs.alfworld.expert import Errand, Expert, demonstration, read_errand
 from envs.alfworld.game import TASK_TYPES, Game

@@ -6,9 +6,9 @@ import itertools
 import pathlib
 import random
 
-import chaos
 import pytest
 
+import chaos
 from envs import client, fleet, grpc_client, registry
 from envs.base import Task
 from experiments.configs import alfworld_tiny

@@ -10,9 +10,9 @@ import subprocess
 import sys
 from pathlib import Path
 
-import alfworld_data
 import pytest
 
+import alfworld_data
 from envs.alfworld import floorplans
 from envs.alfworld.engine import Engine
 from envs.alfworld.game import TASK_TYPES, Game

@@ -6,8 +6,8 @@ import signal
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import several
 
+import several
 from hgpo_jax.train import checkpoint, exchange, hosts
 from runs import records
 

@@ -7,8 +7,8 @@ import random
 
 import numpy as np
 import pytest
-from alfworld_data import need_package
 
+from alfworld_data import need_package
 from envs.alfworld import floorplans
 from envs.alfworld.game import TASK_TYPES
 from envs.alfworld.generate import SPECS

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from absl import app, flags
 from absl.testing import flagsaver
-from alfworld_data import need_package
 
+from alfworld_data import need_package
 from experiments import advantage_lab
 from experiments.lab import estimates, levels, tables
 from experiments.lab import statistics as stats

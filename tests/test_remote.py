@@ -10,7 +10,6 @@ import time
 
 import grpc
 import pytest
-from test_server import play_script
 
 from envs import (
   checker,
@@ -27,6 +26,7 @@ from envs import (
 from envs.base import BadOptions, ResetNeeded, ServerError, Step, Task
 from envs.episodes import Episodes
 from envs.toy import GuessEnv
+from test_server import play_script
 
 TOKEN = 'a token of twenty-odd letters'
 LOOPBACK = grpc_server.Access()

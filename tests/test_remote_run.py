@@ -2,9 +2,9 @@
 
 import json
 
-import chaos
 import pytest
 
+import chaos
 from envs import fleet
 from experiments.configs import toy
 from hgpo_jax.train import trainer

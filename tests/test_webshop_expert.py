@@ -8,8 +8,8 @@ import sys
 from pathlib import Path
 
 import pytest
-import webshop_data
 
+import webshop_data
 from envs import checker
 from envs.agent import AgentLayer
 from envs.base import ResetNeeded, Task

@@ -4,8 +4,8 @@ import collections
 
 import numpy as np
 import pytest
-import webshop_data
 
+import webshop_data
 from envs.webshop import analyzer, search, session, shop
 
 # Recorded name of a reward's part -> ours.

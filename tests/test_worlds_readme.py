@@ -5,10 +5,10 @@ import re
 import sys
 
 import pytest
-from test_remote import check_remote
 
 from envs import checker, grpc_client, local, registry
 from envs.base import Task
+from test_remote import check_remote
 
 README = pathlib.Path(__file__).resolve().parents[1] / 'envs' / 'README.md'
 NAME, OPTIONS = 'countdown:Countdown', {'largest': 7}

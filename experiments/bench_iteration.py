@@ -26,6 +26,7 @@ from experiments import benching
 from experiments.configs import alfworld_qwen
 from hgpo_jax.policy import qwen2, weights
 from hgpo_jax.policy import tokenizer as tokenizer_lib
+from hgpo_jax.train import model as model_lib
 from hgpo_jax.train import policy as policy_lib
 from hgpo_jax.train import run as run_lib
 from hgpo_jax.train import trainer
@@ -72,7 +73,7 @@ def _measure(folder: pathlib.Path) -> dict[str, Any]:
   seconds: dict[str, float] = {}
   with (
     Compilations() as compilations,
-    policy_lib.on_mesh(c),
+    model_lib.on_mesh(c),
     trainer.open_seat(c) as seat,
   ):
     c.policy.checkpoint = _written(c, seat, folder / 'policy')

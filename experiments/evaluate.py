@@ -21,6 +21,7 @@ from hgpo_jax.policy import tokenizer as tokenizer_lib
 from hgpo_jax.policy.sampling import Sampling
 from hgpo_jax.policy.weights import WeightsError
 from hgpo_jax.train import checkpoint, evaluate, metrics, tasks, trainer
+from hgpo_jax.train import model as model_lib
 from hgpo_jax.train import policy as policy_lib
 from hgpo_jax.train import run as run_lib
 from hgpo_jax.types import ConfigError
@@ -85,9 +86,9 @@ def run() -> dict[str, Any]:
     step = _STEP.value if _STEP.value is not None else store.latest()
     config = ml_collections.ConfigDict(store.meta(step)['config'])
     _change(config, folder)
-    policy_lib.fit_mesh(config)
+    model_lib.fit_mesh(config)
     tokenizer = tokenizer_lib.load(folder / 'warm_start' / 'tokenizer')
-    with trainer.open_seat(config) as seat, policy_lib.on_mesh(config):
+    with trainer.open_seat(config) as seat, model_lib.on_mesh(config):
       policy = policy_lib.Policy(config, tokenizer)
       seated = run_lib.Run(seat, policy)
       params = policy.for_sampling(policy.saved_params(folder, store, step))

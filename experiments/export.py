@@ -16,6 +16,7 @@ from absl import app, flags, logging
 from hgpo_jax.policy import lora, weights
 from hgpo_jax.policy import tokenizer as tokenizer_lib
 from hgpo_jax.train import checkpoint
+from hgpo_jax.train import model as model_lib
 from hgpo_jax.train import policy as policy_lib
 from hgpo_jax.types import ConfigError
 
@@ -58,7 +59,7 @@ def export(
   """Writes the policy that the run in `folder` saved at `step` (the newest)."""
   with checkpoint.opened(folder / 'checkpoints') as store:
     config = ml_collections.ConfigDict(store.meta(step)['config'])
-    policy_lib.fit_mesh(config)
+    model_lib.fit_mesh(config)
     tokenizer = tokenizer_lib.load(folder / 'warm_start' / 'tokenizer')
     policy = policy_lib.Policy(config, tokenizer)
     params = policy.saved_params(folder, store, step)

@@ -5,8 +5,8 @@ import pytest
 
 from experiments.configs import alfworld_tiny
 from hgpo_jax import types
+from hgpo_jax.train import model as model_lib
 from hgpo_jax.train import packing
-from hgpo_jax.train import policy as policy_lib
 
 SHAPES = packing.Shapes(
   tokens=12, replies=6, turns=3, rows=2, reply=3, choices=(2, 4)
@@ -157,7 +157,7 @@ def test_first_fit_matches_a_loop_and_keeps_every_capacity():
       range(24, 45, 4),
       0.1,
       4,
-      policy_lib.shapes_of(alfworld_tiny.get_config()),
+      model_lib.shapes_of(alfworld_tiny.get_config()),
     ),
   ],
 )

@@ -16,6 +16,7 @@ from hgpo_jax import types
 from hgpo_jax.policy import qwen2, weights
 from hgpo_jax.policy import tokenizer as tokenizer_lib
 from hgpo_jax.train import checkpoint, trainer
+from hgpo_jax.train import model as model_lib
 from hgpo_jax.train import policy as policy_lib
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
@@ -68,7 +69,7 @@ def test_a_checkpoint_has_its_own_size(plain, tmp_path):
   export.export(plain, tmp_path / 'policy', dtype='float32')
   c = config(policy__checkpoint=str(tmp_path / 'policy'))
   with pytest.raises(types.ConfigError, match='policy.layers'):
-    policy_lib.check(c)
+    model_lib.check(c)
 
 
 def records(folder):
@@ -147,7 +148,7 @@ def test_params_are_cast_once_for_sampling(plain):
 )
 def test_wrong_fields_are_named(field, value, match):
   with pytest.raises(types.ConfigError, match=match):
-    policy_lib.check(config(**{field: value}))
+    model_lib.check(config(**{field: value}))
 
 
 def test_rows_must_be_split_over_the_devices(plain):

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from hgpo_jax.policy import qwen2
+from hgpo_jax.policy.cache import KVCache
 
 CONFIG = qwen2.Config(
   vocab_size=50,
@@ -53,7 +54,7 @@ def test_cached_equals_full_forward(params, tokens, slots):
   rows = np.arange(B)
   np.testing.assert_allclose(hidden, full[rows, lengths - 1], atol=2e-5)
   room = qwen2.init_cache(CONFIG, B, slots)
-  cache = qwen2.KVCache(
+  cache = KVCache(
     k=room.k.at[..., :5].set(cache.k),
     v=room.v.at[..., :5, :].set(cache.v),
     length=cache.length,
@@ -101,14 +102,6 @@ def test_packed_texts_do_not_see_each_other(params, tokens, implementation):
   for part in (slice(0, 3), slice(3, 5), slice(5, 8)):
     alone = forward(CONFIG, params, tokens[:, part])
     np.testing.assert_allclose(packed[:, part], alone, atol=2e-5)
-
-
-def test_segment_positions_start_anew():
-  segments = jnp.asarray([[0, 1, 1, 2, 2, 2, 0, 3], [1, 0, 1, 1, 4, 4, 0, 0]])
-  positions = qwen2.segment_positions(segments)
-  expected = [[0, 0, 1, 0, 1, 2, 0, 0], [0, 0, 1, 2, 0, 1, 0, 0]]
-  there = np.asarray(segments > 0)
-  np.testing.assert_array_equal(positions[there], np.asarray(expected)[there])
 
 
 def test_row_without_any_token_is_finite(params, tokens):

@@ -15,6 +15,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from hgpo_jax import types
 from hgpo_jax.policy import qwen2, sharding
+from hgpo_jax.policy.cache import KVCache
 
 CONFIG = qwen2.Config(
   vocab_size=64,
@@ -113,7 +114,7 @@ def start(config, params, prompts, lengths):
   room = qwen2.init_cache(config, B, SLOTS)
   k = room.k.at[..., :PROMPT].set(read.k)
   v = room.v.at[..., :PROMPT, :].set(read.v)
-  return greedy(config, params, hidden), qwen2.KVCache(k, v, lengths)
+  return greedy(config, params, hidden), KVCache(k, v, lengths)
 
 
 @functools.partial(jit, static_argnames='config', donate_argnames='cache')

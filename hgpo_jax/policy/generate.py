@@ -25,6 +25,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from hgpo_jax.policy import qwen2, sampling
+from hgpo_jax.policy.cache import KVCache, restack
 from hgpo_jax.policy.sharding import constrain
 
 
@@ -110,7 +111,7 @@ class State:
     open_: `[B, A]` bool, allowed replies that agree so far.
   """
 
-  cache: qwen2.KVCache
+  cache: KVCache
   newest: Array
   tokens: Array
   log_probs: Array
@@ -240,7 +241,7 @@ def admit(
   length = put(state.cache.length, fresh.length[new.source])
   return _placed(
     State(
-      cache=qwen2.KVCache(k, v, length),
+      cache=KVCache(k, v, length),
       newest=put(state.newest, new.newest),
       tokens=put(state.tokens, pad_id),
       log_probs=put(state.log_probs, 0.0),
@@ -303,7 +304,7 @@ def advance(
 
   start = jnp.int32(0), dataclasses.replace(state, cache=part)
   _, state = jax.lax.while_loop(unfinished, step, start)
-  cache = qwen2.restack(whole, state.cache)
+  cache = restack(whole, state.cache)
   state = _placed(dataclasses.replace(state, cache=cache))
   report = Report(state.tokens, state.log_probs, state.position, state.done)
   return state, report

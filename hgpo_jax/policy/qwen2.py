@@ -27,11 +27,11 @@ from typing import Any
 import flax.struct
 import jax
 import jax.numpy as jnp
-import numpy as np
 from flax import nnx
 from jax import Array
 
-from hgpo_jax.policy import attention
+from hgpo_jax.policy import attention, rotary
+from hgpo_jax.policy.cache import BlockCache, KVCache, pieces
 from hgpo_jax.policy.sharding import axis_size, constrain
 
 Params = dict[str, Any]  # nested dict of arrays; leaves of blocks are stacked
@@ -154,30 +154,6 @@ CONFIGS = {
 
 
 @flax.struct.dataclass
-class KVCache:
-  """Keys and values of the tokens seen so far; row b fills slots from 0 on.
-
-  KV counts the heads that are stored: `cache_heads(config)` of them.
-
-  Attributes:
-    k: `[layers, B, KV, H, S]` keys, rotated; so turned, reading them for one
-      query takes half the time on a CPU. After `unstack` perhaps a tuple of
-      `[B, KV, H, S]`, one per block.
-    v: `[layers, B, KV, S, H]` values, likewise.
-    length: `[B]` int32, slots in use.
-  """
-
-  k: Any
-  v: Any
-  length: Array
-
-  @property
-  def slots(self) -> int:
-    """S."""
-    return self.v[0].shape[-2]
-
-
-@flax.struct.dataclass
 class _View:
   """What every block needs to know about positions; computed once a call.
 
@@ -197,51 +173,6 @@ class _View:
 
 
 Blocks = tuple[Params, ...]  # the params of each block by itself
-
-
-@flax.struct.dataclass
-class _Store:
-  """Where one block puts its keys and values, and finds those of before.
-
-  Attributes:
-    k, v: this block's `[B, KV, H, S]` and `[B, KV, S, H]`, or all blocks' with
-      an axis before.
-    layer: `[]` int32 on that axis; None without.
-    length: `[B]` int32, slots in use.
-  """
-
-  k: Array
-  v: Array
-  layer: Array | None
-  length: Array
-
-  def add(self, k: Array, v: Array) -> _Store:
-    """Appends `[B, KV, 1, H]` to every row.
-
-    Keys are written before they are read: in the other order XLA copies the
-    cache.
-    """
-    layer = () if self.layer is None else (self.layer,)
-    rows, each = (*layer, jnp.arange(k.shape[0])), slice(None)
-
-    def put(old: Array, place: tuple, new: Array) -> Array:
-      new = new[:, :, 0].astype(old.dtype)  # [B, KV, H]
-      return old.at[place].set(new, mode='drop')
-
-    return dataclasses.replace(
-      self,
-      k=put(self.k, (*rows, each, each, self.length), k),
-      v=put(self.v, (*rows, each, self.length), v),
-    )
-
-  def mine(self) -> tuple[Array, Array]:
-    """This block's keys `[B, KV, H, S]` and values `[B, KV, S, H]`."""
-    if self.layer is None:
-      return self.k, self.v
-    pick = functools.partial(
-      jax.lax.dynamic_index_in_dim, index=self.layer, keepdims=False
-    )
-    return pick(self.k), pick(self.v)
 
 
 class RMSNorm(nnx.Module):
@@ -299,13 +230,6 @@ class Linear(nnx.Module):
     return y.reshape(*x.shape[:-1], -1)
 
 
-def _rotate(x: Array, cos: Array, sin: Array) -> Array:
-  """Turns the pairs (x_i, x_{i+H/2}) of `[B, heads, L, H]` by their angles."""
-  a, b = jnp.split(x.astype(jnp.float32), 2, axis=-1)
-  turned = jnp.concatenate([a * cos - b * sin, b * cos + a * sin], axis=-1)
-  return turned.astype(x.dtype)
-
-
 def _columns(x: Array, at: Array | None) -> Array:
   """`x [B, L, D]` -> `[B, Q, D]`."""
   return x if at is None else jnp.take_along_axis(x, at[..., None], axis=1)
@@ -325,7 +249,7 @@ class Attention(nnx.Module):
     self.o_proj = Linear(config, 'o_proj', heads, width, rngs)
 
   def __call__(
-    self, x: Array, view: _View, store: _Store | None
+    self, x: Array, view: _View, store: BlockCache | None
   ) -> tuple[Array, Any]:
     """`x [B, L, D]` -> output `[B, Q, D]`, and the store with what is new.
 
@@ -335,8 +259,8 @@ class Attention(nnx.Module):
     q = self._heads(self.q_proj(_columns(x, at)))  # [B, N, Q, H]
     k = self._heads(self.k_proj(x))  # [B, KV, L, H]
     v = self._heads(self.v_proj(x))
-    q = _rotate(q, *_tables(view, at))
-    k = _rotate(k, view.cos, view.sin)
+    q = rotary.rotate(q, *_tables(view, at))
+    k = rotary.rotate(k, view.cos, view.sin)
     k, v = (self._stored(y) for y in (k, v))
     q = constrain(q, 'rows', 'heads', None, None)
     new: Any = (k, v)
@@ -407,7 +331,7 @@ class Block(nnx.Module):
     self.mlp = MLP(config, rngs)
 
   def __call__(
-    self, x: Array, view: _View, store: _Store | None
+    self, x: Array, view: _View, store: BlockCache | None
   ) -> tuple[Array, Any]:
     """`x [B, L, D]` -> `[B, Q, D]`, and what `Attention` gives beside it."""
     out, kv = self.attention(self.attention_norm(x), view, store)
@@ -470,7 +394,7 @@ class Qwen2(nnx.Module):
     def body(carry: tuple, layer: tuple) -> tuple[tuple, None]:
       x, k, v = carry
       params, number = layer
-      store = _Store(k, v, number, length)
+      store = BlockCache(k, v, number, length)
       x, store = nnx.merge(graph, params)(x, view, store)
       return (x, store.k, store.v), None
 
@@ -524,8 +448,8 @@ def _make_view(config: Config, tokens: Array, segments: Array | None) -> _View:
   positions = jnp.arange(tokens.shape[1])[None]  # [1, L]
   if segments is not None:
     segments = segments.astype(jnp.int32)
-    positions = segment_positions(segments)
-  tables = _rotary_table(config, tokens.shape[1])
+    positions = rotary.segment_positions(segments)
+  tables = rotary.table(config.head_dim, config.rope_base, tokens.shape[1])
   cos, sin = (t[positions[:, None]] for t in tables)
   return _View(cos, sin, attention.Context(segments))
 
@@ -533,36 +457,10 @@ def _make_view(config: Config, tokens: Array, segments: Array | None) -> _View:
 def _step_view(config: Config, cache: KVCache) -> _View:
   """For one new token per row, which is written to slot `length`."""
   length = cache.length[:, None]
-  tables = _rotary_table(config, cache.slots)
+  tables = rotary.table(config.head_dim, config.rope_base, cache.slots)
   cos, sin = (t[length[:, None]] for t in tables)
   seen = jnp.arange(cache.slots) <= length
   return _View(cos, sin, attention.Context(None, past=seen))
-
-
-def segment_positions(segments: Array) -> Array:
-  """Places within their segment, counted from 0; padding is not counted.
-
-  Args:
-    segments: `[B, L]` int32, 0 on padding, else ascending along a row.
-
-  Returns: `[B, L]` int32; of no meaning on padding, but at least 0.
-  """
-  count = jnp.cumsum(segments > 0, axis=1) - 1
-  newest = jax.lax.cummax(segments, axis=1)
-  before = jnp.pad(newest[:, :-1], ((0, 0), (1, 0)))
-  start = jax.lax.cummax(jnp.where(newest > before, count, 0), axis=1)
-  return jnp.maximum(count - start, 0)
-
-
-def _rotary_table(config: Config, length: int) -> tuple[Array, Array]:
-  """Cosines and sines `[length, H/2]` of every position.
-
-  A constant, so that XLA does not compute sines anew for each head and use.
-  """
-  half = config.head_dim // 2
-  frequencies = config.rope_base ** -(np.arange(half) / half)
-  angles = np.arange(length)[:, None] * frequencies
-  return jnp.float32(np.cos(angles)), jnp.float32(np.sin(angles))
 
 
 @functools.cache
@@ -654,29 +552,9 @@ def unstack(
   k, v = cache.k[..., :slots], cache.v[..., :slots, :]  # type: ignore[call-overload]
   if config.num_layers > SHALLOW:
     return None, KVCache(k, v, cache.length)
-  blocks = _pieces(config, params['layers'])
-  return blocks, KVCache(_pieces(config, k), _pieces(config, v), cache.length)
-
-
-def restack(whole: KVCache, part: KVCache) -> KVCache:
-  """Writes what a loop over `unstack`'s cache has left back to the whole."""
-
-  def put(old: Array, new: Array | tuple[Array, ...]) -> Array:
-    new = jnp.stack(new) if isinstance(new, tuple) else new
-    return new if new.shape == old.shape else _write_first(old, new)
-
-  return KVCache(put(whole.k, part.k), put(whole.v, part.v), part.length)
-
-
-def _write_first(old: Array, new: Array) -> Array:
-  return jax.lax.dynamic_update_slice(old, new, (0,) * old.ndim)
-
-
-def _pieces(config: Config, stacked: Any) -> tuple[Any, ...]:
-  """A stacked tree -> one tree per block."""
-  return tuple(
-    jax.tree.map(lambda a, i=i: a[i], stacked) for i in range(config.num_layers)
-  )
+  blocks = pieces(params['layers'], config.num_layers)
+  k, v = (pieces(x, config.num_layers) for x in (k, v))
+  return blocks, KVCache(k, v, cache.length)
 
 
 def decode(

@@ -32,6 +32,7 @@ from hgpo_jax.train import (
   tasks,
   warmstart,
 )
+from hgpo_jax.train import model as model_lib
 from hgpo_jax.train import policy as policy_lib
 from hgpo_jax.train.policy import key_of
 
@@ -224,7 +225,7 @@ def check(config: ml_collections.ConfigDict) -> None:
   Raises: ConfigError with the field, what it holds and what it may hold.
   """
   learner.check(config)
-  policy_lib.check(config)
+  model_lib.check(config)
   for field, least in _LEAST.items():
     section, name = field.split('.')
     if config[section][name] < least:
@@ -316,7 +317,7 @@ def make_tokenizer(
   config: ml_collections.ConfigDict, found: Iterable[list[warmstart.Example]]
 ) -> Any:
   """Loads the tokenizer that the config names, or builds one from examples."""
-  given = policy_lib.tokenizer_folder(config.policy)
+  given = model_lib.tokenizer_folder(config.policy)
   if given:
     return tokenizer_lib.load(given)
   return tokenizer_lib.build(
@@ -353,7 +354,7 @@ def expert_examples(
 ) -> Iterable[list[warmstart.Example]]:
   """Yields the expert's episodes, in words."""
   c = config.warmstart
-  built = not policy_lib.tokenizer_folder(config.policy)
+  built = not model_lib.tokenizer_folder(config.policy)
   games = max(c.games, c.tokenizer_games if built else 0)
   numbers = tasks.demonstration_tasks(
     config.seed, games, seat.world.num_tasks('train')
@@ -427,5 +428,5 @@ def _settings(config: ml_collections.ConfigDict, seat: Seat) -> dict[str, Any]:
     'words': seat.words,
     'sampling': {name: c.sampling[name] for name in shapes},
     'optim': {name: c.optim[name] for name in rows},
-    **policy_lib.fingerprints(c.policy),
+    **model_lib.fingerprints(c.policy),
   }

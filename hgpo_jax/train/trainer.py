@@ -25,6 +25,7 @@ from hgpo_jax.train import (
   metrics,
   stopping,
 )
+from hgpo_jax.train import model as model_lib
 from hgpo_jax.train import policy as policy_lib
 from hgpo_jax.train import run as run_lib
 from hgpo_jax.train.compilations import Compilations
@@ -113,7 +114,7 @@ def train(
   with (
     contextlib.closing(store),
     Compilations() as compilations,
-    policy_lib.on_mesh(config),
+    model_lib.on_mesh(config),
     stopping.on_sigterm(stop),
     open_seat(config, stop.check) as opened,
   ):

@@ -93,8 +93,8 @@ def _cases(depth: int) -> list[tuple[str, str, dict[str, Any]]]:
 def _batch(groups: int, episodes: int, copies: int) -> tuple[Rows, int]:
   """Rows of groups x copies tasks, and the number of copies.
 
-  The copies have observations of their own, as other tasks have, and returns
-  times a factor, so that no two tasks are alike.
+  Returns of the copies are times a factor, so that no two tasks are alike;
+  observations are numbered within each task, as the trainer's are.
   """
   rows = testing.random_trajectories(
     0,
@@ -108,7 +108,7 @@ def _batch(groups: int, episodes: int, copies: int) -> tuple[Rows, int]:
   rows = jax.tree.map(lambda x: x[order], rows)
   copy = np.repeat(np.arange(copies), order.size)
   rows = jax.tree.map(lambda x: np.tile(x, copies), rows)
-  apart = {'task': groups, 'traj': groups * episodes, 'obs': 30}
+  apart = {'task': groups, 'traj': groups * episodes}
   columns = {
     name: (getattr(rows, name) + count * copy).astype(np.int32)
     for name, count in apart.items()

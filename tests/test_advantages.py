@@ -10,7 +10,7 @@ import pytest
 
 from experiments.configs import base
 from hgpo_jax import references, testing
-from hgpo_jax.advantages import ESTIMATORS, check, intern, pad
+from hgpo_jax.advantages import ESTIMATORS, check, intern, intern_within, pad
 from hgpo_jax.train import judging
 
 CASES = [
@@ -345,6 +345,13 @@ def test_gradients_are_finite_also_without_spread(name):
 def test_intern_numbers_by_first_appearance():
   np.testing.assert_array_equal(intern(['b', 'a', 'b', 'c']), [0, 1, 0, 2])
   assert intern([]).shape == (0,)
+
+
+def test_intern_within_numbers_each_owner_from_zero():
+  ids = intern_within('xxyxy', ['b', 'a', 'a', 'b', 'b'])
+  np.testing.assert_array_equal(ids, [0, 1, 0, 0, 1])
+  with pytest.raises(ValueError):
+    intern_within('xx', ['a'])
 
 
 @pytest.mark.parametrize(

@@ -32,6 +32,20 @@ def test_lexical_order_agrees_on_both_sides_of_the_packing_limit():
     np.testing.assert_array_equal(order, np.lexsort(table[::-1]))
 
 
+def test_rows_in_order_stay_where_they_are():
+  table = np.array([[-1, 0, 0, 0, 2], [5, 1, 1, 3, 0]], np.int32)
+  np.testing.assert_array_equal(lexical_order(table), range(5))
+  table[1, 4], table[0, 4] = 0, 0  # now the last row belongs second
+  np.testing.assert_array_equal(lexical_order(table), [0, 4, 1, 2, 3])
+
+
+def test_episode_order_puts_padding_last():
+  traj, turn = np.array([[1, 7, 0, 1, 0], [1, 0, 2, 0, 9]], np.int32)
+  mask = np.array([True, False, True, True, False])
+  order = jax.jit(segments.episode_order)(traj, turn, mask)
+  np.testing.assert_array_equal(order, [2, 3, 0, 1, 4])
+
+
 @pytest.mark.parametrize('size', [1, 6, 100])
 def test_prefix_ids_are_dense_and_join_just_the_equal_prefixes(size):
   rng = np.random.default_rng(size)

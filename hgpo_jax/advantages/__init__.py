@@ -21,7 +21,13 @@ from hgpo_jax.advantages import (
   shrink,
   step,
 )
-from hgpo_jax.advantages.rows import Rows, check, intern, pad
+from hgpo_jax.advantages.rows import (
+  Rows,
+  check,
+  intern,
+  intern_within,
+  pad,
+)
 from hgpo_jax.advantages.tracked import TRACKERS
 
 ESTIMATORS: dict[str, Callable[..., jax.Array]] = {
@@ -45,4 +51,12 @@ ESTIMATORS: dict[str, Callable[..., jax.Array]] = {
   'salt': step.salt,
 }
 
-__all__ = ['ESTIMATORS', 'TRACKERS', 'Rows', 'check', 'intern', 'pad']
+__all__ = [
+  'ESTIMATORS',
+  'TRACKERS',
+  'Rows',
+  'check',
+  'intern',
+  'intern_within',
+  'pad',
+]

@@ -149,7 +149,7 @@ def similar_ids(
     task: N tasks; texts of different tasks never share a cluster.
     threshold: in (0, 1]; 1 joins equal texts only.
 
-  Returns: `[N]` int32 in [0, number of clusters), to stand in `Rows.obs`.
+  Returns: `[N]` int32, numbered within the task, to stand in `Rows.obs`.
   Raises:
     ValueError: the threshold is out of range.
   """
@@ -159,7 +159,6 @@ def similar_ids(
     )
   founders: dict[Hashable, list[tuple[str, int]]] = {}
   known: dict[tuple[Hashable, str], int] = {}  # each distinct text is met once
-  clusters = 0
   for place in zip(task, texts, strict=True):
     if place in known:
       continue
@@ -167,7 +166,7 @@ def similar_ids(
     mates = founders.setdefault(owner, [])
     number = None if threshold == 1 else _first_similar(mates, text, threshold)
     if number is None:
-      number, clusters = clusters, clusters + 1
+      number = len(mates)
       mates.append((text, number))
     known[place] = number
   return np.fromiter(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections
 from collections.abc import Hashable, Iterable
 
 import jax
@@ -15,14 +16,17 @@ class Rows:
   """N agent turns, in any order; padding anywhere, marked by `mask`.
 
   The ids are small integers that the host made with `intern`, so that equal
-  ids mean equal things, exactly: no hash, no collision.
+  ids mean equal things, exactly: no hash, no collision. Those of observations
+  and actions are compared within a task alone, and numbered there
+  (`intern_within`): the fewer their bits, the faster they are sorted.
 
   Attributes:
     task: `[N]` int32 in [0, N), the group of episodes that share a start.
     traj: `[N]` int32 in [0, N), the episode; unique across tasks.
     turn: `[N]` int32, 0-based turn in the episode; no (traj, turn) twice.
-    obs: `[N]` int32 in [0, N), what the agent saw before it acted.
-    act: `[N]` int32 in [0, N), what it did.
+    obs: `[N]` int32 in [0, N), what the agent saw before it acted; its
+      number in the task.
+    act: `[N]` int32 in [0, N), what it did; likewise.
     episode_return: `[N]` float32, the episode's total reward, copied to each
       of its rows (and lowered on a row whose reply was invalid).
     returns: `[N]` float32, discounted return from this turn on.
@@ -55,6 +59,24 @@ def intern(values: Iterable[Hashable]) -> np.ndarray:
   numbers: dict[Hashable, int] = {}
   return np.fromiter(
     (numbers.setdefault(value, len(numbers)) for value in values), np.int32
+  )
+
+
+def intern_within(
+  owners: Iterable[Hashable], values: Iterable[Hashable]
+) -> np.ndarray:
+  """Numbers equal values of one owner alike, each owner's from 0 on.
+
+  Args:
+    owners: N of them, such as the task of each row.
+    values: N, compared with those of the same owner alone.
+
+  Returns: `[N]` int32 in [0, number of that owner's distinct values).
+  """
+  tables: dict[Hashable, dict[Hashable, int]] = collections.defaultdict(dict)
+  own = ((tables[o], value) for o, value in zip(owners, values, strict=True))
+  return np.fromiter(
+    (table.setdefault(value, len(table)) for table, value in own), np.int32
   )
 
 

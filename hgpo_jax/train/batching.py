@@ -10,7 +10,7 @@ import jax
 import numpy as np
 
 from hgpo_jax import types
-from hgpo_jax.advantages import Rows, grouping, intern
+from hgpo_jax.advantages import Rows, grouping, intern, intern_within
 from hgpo_jax.advantages import returns as returns_lib
 
 # Rows are padded to a multiple of this, so that few sizes are compiled.
@@ -88,7 +88,7 @@ def estimator_rows(
     traj=traj,
     turn=turn,
     obs=column(_observations(turns, task, similarity), np.int32),
-    act=column(intern(u.action for u in turns), np.int32),
+    act=column(intern_within(task, (u.action for u in turns)), np.int32),
     episode_return=episode_return,
     returns=returns,
     mask=mask,
@@ -166,11 +166,11 @@ def outcomes(trajectories: Sequence[types.Trajectory]) -> np.ndarray:
 def _observations(
   turns: Sequence[types.Turn], task: np.ndarray, similarity: float
 ) -> np.ndarray:
-  """Numbers the observations, `[n]` int32."""
+  """Numbers the observations within their tasks, `[n]` int32."""
   texts = [u.observation for u in turns]
   if similarity < 1:
     return grouping.similar_ids(texts, task.tolist(), similarity)
-  return intern(texts)
+  return intern_within(task, texts)
 
 
 @functools.partial(jax.jit, static_argnames=('gamma', 'penalty'))

@@ -143,6 +143,7 @@ def test_params_are_cast_once_for_sampling(plain):
     ('policy__remat', 'some', 'policy.remat'),
     ('policy__attention', 'none', 'policy.attention'),
     ('policy__dtype', 'int8', 'policy.dtype'),
+    ('policy__param_dtype', 'bfloat16', 'or adapters'),
     ('optim__logits_chunk', 5, 'optim.logits_chunk'),
   ],
 )

@@ -69,7 +69,7 @@ def get_config() -> ml_collections.ConfigDict:
   c.policy.compose_embeddings = False  # phrases start as sums of their words
   c.policy.checkpoint = ''  # Hugging Face folder or hub id, instead of preset
   c.policy.dtype = 'bfloat16'  # of activations and matrix products
-  c.policy.param_dtype = 'float32'  # of the params that are trained
+  c.policy.param_dtype = 'float32'  # of stored params; others need adapters
   c.policy.cache_dtype = 'bfloat16'  # of cached keys and values
   c.policy.remat = 'none'  # what a backward pass keeps: 'none', 'dots', 'full'
   c.policy.attention = 'auto'  # the platform's; a name in policy/attention.py

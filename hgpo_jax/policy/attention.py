@@ -21,6 +21,7 @@ from jax import Array
 from hgpo_jax.policy.sharding import partition
 
 MASKED = -1e30  # finite, so that a row without any valid key gives no NaN
+TPU_BLOCK = 128  # tokens that the TPU kernel reads at a time
 
 
 @flax.struct.dataclass
@@ -122,13 +123,23 @@ def library(
 
 
 def tpu_flash(q: Array, k: Array, v: Array, context: Context) -> Array:
-  """The flash kernel that JAX ships for TPU; it reads segment ids itself."""
+  """The flash kernel that JAX ships for TPU; it reads segment ids itself.
+
+  It wants whole blocks of tokens: what is added behind L is seen by no query
+  that counts.
+  """
   # Pallas' TPU backend is not importable everywhere.
   from jax.experimental.pallas.ops.tpu import flash_attention as flash
 
   if context.at is not None:  # the kernel is causal by place
     return plain(q, k, v, context)
-  groups = q.shape[1] // k.shape[1]
+  groups, length = q.shape[1] // k.shape[1], q.shape[2]
+  extra = -length % TPU_BLOCK
+  q, k, v = (
+    jnp.pad(x, [(0, 0), (0, 0), (0, extra), (0, 0)]) for x in (q, k, v)
+  )
+  ids = context.segments
+  ids = None if ids is None else jnp.pad(ids, [(0, 0), (0, extra)])
 
   def kernel(q: Array, k: Array, v: Array, ids: Array | None) -> Array:
     return flash.flash_attention(
@@ -141,7 +152,7 @@ def tpu_flash(q: Array, k: Array, v: Array, context: Context) -> Array:
     )
 
   k, v = (jnp.repeat(x, groups, axis=1) for x in (k, v))
-  return _on_each_device(kernel, q, k, v, context.segments)
+  return _on_each_device(kernel, q, k, v, ids)[:, :, :length]
 
 
 def _on_each_device(

@@ -139,6 +139,12 @@ def check(config: ml_collections.ConfigDict) -> None:
   one_of('policy.attention', c.attention, ('auto', *attention.IMPLEMENTATIONS))
   for field in ('dtype', 'param_dtype', 'cache_dtype'):
     one_of(f'policy.{field}', c[field], ('float32', 'bfloat16', 'float16'))
+  if c.param_dtype != 'float32' and not c.lora.rank:
+    raise types.ConfigError(
+      f'policy.param_dtype is {c.param_dtype!r} with policy.lora.rank=0: a step '
+      'of the optimiser is smaller than its rounding, and would be lost. Train '
+      "'float32' params (policy.dtype is the type of the products), or adapters."
+    )
   changed = [n for n in ('layers', 'width', 'ff_width') if c[n]]
   if c.checkpoint and changed:
     raise types.ConfigError(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from envs import grpc_server, wire
 from envs.base import ServerError
@@ -35,10 +35,16 @@ class Fleet:
     """Probes those that are down, without waiting; returns how many came up."""
     return sum(server.look(self._wrong) for server in self._servers)
 
-  def await_all(self, seconds: float) -> None:
-    """Waits until all are up; raises ServersLost where one is not in time."""
+  def await_all(self, seconds: float, check: Callable[[], None]) -> None:
+    """Waits until all are up; raises ServersLost where one is not in time.
+
+    Args:
+      seconds: that it waits at most.
+      check: called meanwhile; what it raises ends the wait.
+    """
     deadline = time.monotonic() + seconds
     while not all(server.up for server in self._servers):
+      check()
       self.look()
       if time.monotonic() > deadline:
         raise self.lost('in time')

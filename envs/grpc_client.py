@@ -92,8 +92,8 @@ class GrpcClient:
         hung; dead and unreachable ones are noticed sooner.
       patience: seconds that a call goes on after its first fault, until it
         gives up.
-      check: called every second while servers are waited for; what it raises
-        ends the call, and the next one goes on from there.
+      check: called every second, at least, while servers are waited for; what
+        it raises ends the call, and the next one goes on from there.
 
     Raises: ServersLost where a server does not answer in time or plays
       something else.
@@ -115,7 +115,7 @@ class GrpcClient:
       [Remote(each, credentials) for each in addresses], expected
     )
     try:
-      self._fleet.await_all(min(timeout, patience))
+      self._fleet.await_all(min(timeout, patience), check)
     except BaseException:
       self.close()
       raise

@@ -15,8 +15,9 @@ step are given to the estimators. In the folder --out:
   cells/           the episodes: a lab that was stopped goes on from there
   *.png            figures
 
-The default table takes about a quarter of an hour on 2 cores. What it writes,
-but for the time in report.md, is a function of the flags, whatever --workers.
+The default table takes half an hour on 2 busy cores. What it writes, but for
+what report.md says of when and where, is a function of the flags, whatever
+--workers.
 --alphas and all but the largest of --group_sizes can be changed without playing
 again, and --skills and --depths be extended.
 """
@@ -27,16 +28,18 @@ import itertools
 import pathlib
 import sys
 import time
+from collections.abc import Callable, Sequence
 from typing import TypeVar
 
 from absl import app, flags
 
 from envs.alfworld.generate import SPECS
+from envs.base import EnvError
 from experiments import sessions
 from experiments.configs import alfworld_tiny
 from experiments.lab import plots, report, tables
 from experiments.lab.cases import Settings
-from experiments.lab.cells import Player, cells, missing
+from experiments.lab.cells import LabError, Player, cells, missing
 
 Number = TypeVar('Number', int, float)
 
@@ -88,21 +91,10 @@ def main(argv: list[str]) -> None:
   folder, settings, alphas = pathlib.Path(_OUT.value), _settings(), _alphas()
   players = _players()
   todo = len(missing(folder / 'cells', players))
-  found = [
-    tables.of_cell(
-      player,
-      cell,
-      settings.rules(player[1]),
-      alphas=alphas,
-      group_sizes=_group_sizes(),
-      draws=_DRAWS.value,
-      seed=settings.seed,
-    )
-    for player, cell in cells(
-      settings, players, folder / 'cells', workers=_WORKERS.value, show=show
-    )
-  ]
-  everything = tables.joined(found)
+  try:
+    everything = _judged(settings, players, folder / 'cells', show)
+  except (LabError, EnvError) as error:
+    sys.exit(f'{type(error).__name__}: {error}')
   for name in ('cells', 'comparisons', 'levels', 'steps'):
     tables.write_csv(folder / f'{name}.csv', getattr(everything, name))
   minutes = (time.monotonic() - begin) / 60
@@ -121,6 +113,31 @@ def main(argv: list[str]) -> None:
   )
   (folder / 'report.md').write_text(text, encoding='utf-8')
   show(f'wrote {folder / "report.md"}')
+
+
+def _judged(
+  settings: Settings,
+  players: Sequence[Player],
+  folder: pathlib.Path,
+  show: Callable[[str], None],
+) -> tables.Tables:
+  """Plays the cells that are not there yet, and judges all of them."""
+  return tables.joined(
+    [
+      tables.of_cell(
+        player,
+        cell,
+        settings.rules(player[1]),
+        alphas=_alphas(),
+        group_sizes=_group_sizes(),
+        draws=_DRAWS.value,
+        seed=settings.seed,
+      )
+      for player, cell in cells(
+        settings, players, folder, workers=_WORKERS.value, show=show
+      )
+    ]
+  )
 
 
 def _settings() -> Settings:

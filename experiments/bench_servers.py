@@ -1,6 +1,6 @@
 """What do environment servers cost? ALFWorld inline, in processes, over gRPC.
 
-  python -m experiments.bench_servers [--episodes=128] [--servers=2] \
+  python -m experiments.bench_servers [--episodes=128] [--servers=2] \\
     [--run=runs/alfworld_tiny] [--json]
 
 Plays the same random actions in all three and compares what comes back; a call

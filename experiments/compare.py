@@ -52,8 +52,10 @@ def main(argv: Sequence[str]) -> None:
   if len(argv) > 1:
     raise app.UsageError(f'unknown arguments {argv[1:]}')
   jax.config.update('jax_platforms', 'cpu')  # the runs have the accelerator
-  # Being ended like being interrupted: the runs save what they have.
-  signal.signal(signal.SIGTERM, signal.default_int_handler)
+  # Being ended like being interrupted, also where a shell has told background
+  # jobs to ignore that: the runs save what they have.
+  for number in (signal.SIGTERM, signal.SIGINT):
+    signal.signal(number, signal.default_int_handler)
   out = pathlib.Path(_OUT.value)
   failed: list[cells_lib.Cell] = []
   try:
@@ -97,7 +99,7 @@ def _play(out: pathlib.Path) -> list[cells_lib.Cell]:
 
 def _gather(out: pathlib.Path) -> results_lib.Results:
   """Reads all finished runs, those of earlier seeds too."""
-  module = cells_lib.load_methods(_CONFIG.value)
+  module = cells_lib.load_methods(_CONFIG.value, _METHODS.value or ())
   runs = gather.read(out / 'runs', module.METHODS)
   if not runs:
     raise cells_lib.CompareError(

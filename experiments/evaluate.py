@@ -40,11 +40,14 @@ _DATA = flags.DEFINE_enum(
 _ROOT = flags.DEFINE_string(
   'root', None, 'Folder that holds json_2.1.1/; default: $ALFWORLD_DATA.'
 )
-_GAMES = flags.DEFINE_integer('games', 0, 'How many; 0 plays the whole split.')
+_GAMES = flags.DEFINE_integer(
+  'games', 0, 'How many; 0 plays the whole split.', lower_bound=0
+)
 _MAX_TURNS = flags.DEFINE_integer(
   'max_turns',
   None,
   "Step limit; default: 50 for ALFWorld's files, else the run's own.",
+  lower_bound=1,
 )
 _TEMPERATURE = flags.DEFINE_float('temperature', 0.4, 'Of sampling.')
 _SEED = flags.DEFINE_integer('seed', 123, 'Of sampling.')

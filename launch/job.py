@@ -42,9 +42,14 @@ class Job:
   def __post_init__(self) -> None:
     for field, least in (('hosts', 1), ('env_servers', 0)):
       value = getattr(self, field)
-      if not isinstance(value, int) or value < least:
+      if type(value) is not int or value < least:
         raise LaunchError(
           f'{self.name}: {field} is {value!r}; expected at least {least}.'
+        )
+    for variable, value in self.env.items():
+      if not isinstance(value, str):
+        raise LaunchError(
+          f'{self.name}: env.{variable} is {value!r}; expected a text.'
         )
 
   @property

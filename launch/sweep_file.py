@@ -48,7 +48,8 @@ AXES = {
 }
 _NUMBERED = ('k', 'seed')  # whose values say nothing without the axis' name
 BACKENDS = ('slurm', 'gke', 'tpu_pod')
-_KEYS = ('runs', 'config', 'axes', 'set', 'hosts', 'env_servers', 'env')
+_TEXTS, _COUNTS = ('runs', 'config'), ('hosts', 'env_servers')
+_TABLES = ('axes', 'set', 'env', *BACKENDS)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -91,7 +92,11 @@ def read(path: str | pathlib.Path) -> Sweep:
 
 
 def _sweep(name: str, table: Mapping[str, Any]) -> Sweep:
-  _known('key', table, (*_KEYS, *BACKENDS))
+  _known('key', table, (*_TEXTS, *_COUNTS, *_TABLES))
+  for keys, kind, what in ((_TEXTS, str, 'text'), (_TABLES, dict, 'table')):
+    for key in keys:
+      if key in table and not isinstance(table[key], kind):
+        raise LaunchError(f'{key} is {table[key]!r}; expected a {what}.')
   for key in ('runs', 'axes'):
     if not table.get(key):
       raise LaunchError(f'no {key}; expected one in every sweep.')
@@ -128,40 +133,57 @@ def _values(axis: str, given: Any) -> Iterator[_Value]:
     name = f'{axis}{text}' if axis in _NUMBERED else text
     if isinstance(given, list):
       yield _Value(name, text, {AXES[axis]: value})
-    else:
+    elif isinstance(given[value], dict):
       yield _Value(name, text, _flat(given[value]))
+    else:
+      raise LaunchError(
+        f'axes.{axis}.{text} is {given[value]!r}; expected a table of what it '
+        'sets.'
+      )
 
 
 def _job(table: Mapping[str, Any], values: Mapping[str, _Value]) -> Job:
   """Puts together what the values of one run set; later axes win."""
   overrides: dict[str, Any] = {**_flat(table.get('set', {}))}
+  name = '-'.join(value.name for value in values.values())
   config = table.get('config', '')
   for value in values.values():
     config = value.overrides.get('config', config)
-  named = {
-    field for _, field, _, _ in string.Formatter().parse(config) if field
-  }
-  _known('axis in the config', named, values)
+  if not config or not isinstance(config, str):
+    raise LaunchError(
+      f'{name} has no config; expected one for all, or its own.'
+    )
+  config, named = _filled(config, values)
   for axis, value in values.items():
     if not (axis in named and value.overrides.keys() == {AXES[axis]}):
       overrides |= value.overrides
   overrides.pop('config', None)
-  name = '-'.join(value.name for value in values.values())
-  if not config:
-    raise LaunchError(
-      f'{name} has no config; expected one for all, or its own.'
-    )
   if 'run_dir' in overrides:
     raise LaunchError(f'{name} sets run_dir, which is <runs>/<name> here.')
   return Job(
     name=name,
-    config=config.format(**{axis: v.text for axis, v in values.items()}),
+    config=config,
     run_dir=str(pathlib.Path(table['runs']) / name),
     overrides=overrides,
     hosts=table.get('hosts', 1),
     env_servers=table.get('env_servers', 0),
     env=table.get('env', {}),
   )
+
+
+def _filled(config: str, values: Mapping[str, _Value]) -> tuple[str, set[str]]:
+  """Puts values into the config's name; returns it, and the axes it names."""
+  texts = {axis: value.text for axis, value in values.items()}
+  try:
+    parsed = string.Formatter().parse(config)
+    named = {field for _, field, _, _ in parsed if field is not None}
+    _known('axis in the config', named, values)
+    return config.format(**texts), named
+  except ValueError as error:
+    raise LaunchError(
+      f'config is {config!r} ({error}); expected axes in braces, such as '
+      '{method}.'
+    ) from error
 
 
 def _flat(table: Mapping[str, Any], prefix: str = '') -> dict[str, Any]:

@@ -41,6 +41,7 @@ class TpuPod:
   python: str = '.venv/bin/python'
 
   def plan(self, jobs: Sequence[Job], at_once: int = 0) -> Plan:
+    _check(at_once)
     return Plan(
       commands=[self.start(job) for job in jobs],
       hints={
@@ -74,6 +75,7 @@ class TpuPod:
     call: Callable[[Sequence[str]], int] = subprocess.call,
   ) -> list[Job]:
     """Runs one job after another; stops where one does not end well."""
+    _check(at_once)
     for number, job in enumerate(jobs):
       print(f'{job.name}: starts on {self.tpu}')
       try:
@@ -140,6 +142,13 @@ class TpuPod:
     return [
       'gcloud', 'compute', 'tpus', 'tpu-vm', verb, *more, f'--zone={self.zone}',
     ]  # fmt: skip
+
+
+def _check(at_once: int) -> None:
+  if at_once > 1:
+    raise LaunchError(
+      f'--jobs_at_once is {at_once}; expected 1: a run takes the whole slice.'
+    )
 
 
 def _logs(job: Job) -> str:

@@ -56,7 +56,7 @@ def test_the_contract_holds_for_files(tmp_path):
 
 def test_the_contract_holds_for_the_reference_engine():
   alfworld_data.need_package('textworld')
-  world = AlfWorld(engine='textworld', max_turns=5)
+  world = AlfWorld(engine='textworld', **EASY)
   checker.check_env(world.make_env, [Task('train', 0)])
 
 
@@ -71,8 +71,8 @@ def test_an_environment_holds_one_copy_of_the_planner():
     return len({x.split()[5] for x in lines if 'libdownward' in x})
 
   before = copies()
-  env = AlfWorld(engine='textworld').make_env()
-  fast = AlfWorld().make_env()
+  env = AlfWorld(engine='textworld', family='easy').make_env()
+  fast = AlfWorld(family='easy').make_env()
   for index in range(5):
     task = Task('train', index)
     step = env.reset(task)
@@ -165,16 +165,16 @@ def test_demonstrations_win_and_tell_advice_from_noise():
 
 
 def test_a_walkthrough_stands_in_for_an_expert_who_fails():
-  world, task = AlfWorld(), Task('train', 0)
+  world, task = AlfWorld(family='easy'), Task('train', 0)
   walkthrough = world.game(task).walkthrough
-  tight = AlfWorld(max_turns=len(walkthrough))
+  tight = AlfWorld(family='easy', max_turns=len(walkthrough))
   turns = tight.demonstrate(task, seed=0, explore=1.0, noise=1.0)
   assert tuple(turn.action for turn in turns) == walkthrough
   assert all(turn.advice == turn.action for turn in turns)
   env = world.make_env()
   assert turns[0].step == env.reset(task)
   assert [x.step for x in turns[1:]] == list(map(env.step, walkthrough[:-1]))
-  short = AlfWorld(max_turns=len(walkthrough) - 1)
+  short = AlfWorld(family='easy', max_turns=len(walkthrough) - 1)
   assert short.demonstrate(task, seed=0, explore=0.0, noise=0.0) == []
 
 

@@ -159,6 +159,7 @@ def test_cells_have_equal_budgets_and_the_flags_that_say_so(tmp_path):
   )
   assert cells[3].config['env']['history'] == 4
   assert {cell.config['iterations'] for cell in cells} == {3}
+  assert make_cells(tmp_path, ['rloo'] * 2, (0, 0)) == cells[:1]
   with pytest.raises(cells_lib.CompareError, match='grpoo.*it holds ppo'):
     make_cells(tmp_path, methods=['grpoo'])
   with pytest.raises(cells_lib.CompareError, match='eval.games is -1'):
@@ -371,6 +372,8 @@ def test_report_only_gathers_and_copies(made_up):
   assert sorted(x.name for x in copies.iterdir()) == names
   text = (copies / 'report.md').read_text()
   assert '| PPO | 0 | missing |' in text  # all of MAIN stand there
+  flags = ('--report_only', f'--out={made_up}', '--methods=grpoo')
+  assert 'no method grpoo' in run(*flags, ok=False)
 
 
 TOY = """

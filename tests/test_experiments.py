@@ -10,6 +10,7 @@ import sys
 import pytest
 
 from alfworld_data import need_package, unpack_released
+from envs import registry
 from experiments.configs import alfworld, alfworld_tiny, base, toy
 from hgpo_jax.train import checkpoint
 
@@ -40,6 +41,13 @@ def test_configs_hold_the_fields_of_base_and_are_json(module):
     {k: sorted(v) if isinstance(v, dict) else 0 for k, v in config.items()},
     free=(),
   ) == []  # fmt: skip
+
+
+@pytest.mark.parametrize('world', registry.WORLDS)
+def test_a_world_without_options_is_that_of_base(world):
+  """So a server that is told none plays what the trainer means."""
+  fields = base.get_config().env[world].to_dict()
+  assert fields == registry.arguments(world, {})
 
 
 def test_a_mistyped_field_fails_at_start_up():

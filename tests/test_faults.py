@@ -15,7 +15,7 @@ from experiments.configs import alfworld_tiny
 from hgpo_jax.train import exchange, trainer
 from hgpo_jax.train import run as run_lib
 
-WORLD, OPTIONS = 'alfworld', {'max_turns': 30}
+WORLD, OPTIONS = 'alfworld', {'family': 'easy', 'max_turns': 30}
 
 
 def play(step_envs, tasks, between=lambda turn: None):
@@ -65,8 +65,9 @@ def check_faults(episodes, servers, faults, seconds):
         world.strike(kind, delay=rng.uniform(0, 0.01), seconds=seconds)
 
     with grpc_client.GrpcClient(
-      world.addresses, WORLD, OPTIONS, timeout=1, patience=60
+      world.addresses, WORLD, OPTIONS, timeout=30, patience=60
     ) as step_envs:
+      step_envs._timeout = 1  # from here on: all of them are up
       found = play(step_envs, tasks, between)
       # Servers that came back are used again.
       assert play(step_envs, tasks[:servers]) == quiet(tasks[:servers])
@@ -181,7 +182,7 @@ def resident(pid):
 
 def soak(episodes, rows=50):
   """Plays so many episodes; memory must not grow after the first third."""
-  options = {'max_turns': 8}
+  options = {'family': 'easy', 'max_turns': 8}
   tasks = [Task('train', i) for i in range(rows)]
   expected = quiet(tasks, options)
   with chaos.Chaos(2, WORLD, options) as world:

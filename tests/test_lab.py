@@ -324,7 +324,9 @@ def test_a_folder_of_other_settings_is_refused(tmp_path):
   cells_lib.claim(SETTINGS, tmp_path)
   cells_lib.claim(SETTINGS, tmp_path)
   other = dataclasses.replace(SETTINGS, continuations=9)
-  with pytest.raises(ValueError, match=r'continuations=8 \(now 9\).*--out'):
+  with pytest.raises(
+    cells_lib.LabError, match=r'continuations=8 \(now 9\).*--out'
+  ):
     cells_lib.claim(other, tmp_path)
 
 

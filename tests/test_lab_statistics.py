@@ -232,6 +232,11 @@ def test_a_small_lab_writes_everything_and_goes_on(tmp_path, capsys):
     assert '4 of 4 steps' in capsys.readouterr().out
     advantage_lab.main(['lab'])
     assert 'of 4 steps' not in capsys.readouterr().out
+    with (
+      flagsaver.flagsaver(continuations=7),
+      pytest.raises(SystemExit, match=r'LabError: .*continuations=6 \(now 7\)'),
+    ):
+      advantage_lab.main(['lab'])
   assert first == {x.name: x.read_bytes() for x in tmp_path.glob('*.csv')}
 
   records = {

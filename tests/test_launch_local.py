@@ -15,7 +15,8 @@ from launch.job import Job
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 
-# A host that notes when it starts and ends, and stops gently when told to.
+# A host that notes when it starts and ends, and stops gently when told to. It
+# ends after `seconds`, and not before so many have started `together`.
 STUB = """
 import json, pathlib, signal, sys, time
 told = dict(x.removeprefix('--').split('=', 1) for x in sys.argv[1:])
@@ -28,6 +29,10 @@ def stop(*_):
   sys.exit(75)
 signal.signal(signal.SIGTERM, stop)
 note('start')
+end = time.monotonic() + 30
+while time.monotonic() < end and (folder.parent / 'events').read_text().count(
+  '["start"') < int(told.get('config.together', 1)):
+  time.sleep(0.01)
 time.sleep(float(told['config.seconds']))
 note('end')
 sys.exit(int(told.get('config.code', 0)))
@@ -61,7 +66,10 @@ def test_the_commands_of_one_process_and_of_three():
 
 
 def test_so_many_jobs_run_at_once_and_failures_stop_no_others(tmp_path):
-  jobs = [job(tmp_path, 'a', code=3), *(job(tmp_path, n) for n in 'bcd')]
+  jobs = [
+    job(tmp_path, 'a', together=2, code=3),
+    *(job(tmp_path, name, together=2) for name in 'bcd'),
+  ]
   said = []
   assert local.play(jobs, 2, HOST, said.append) == jobs[:1]
   order = [(what, name) for what, name, _ in events(tmp_path)]

@@ -300,6 +300,12 @@ def test_an_interrupt_tells_the_hosts_to_stop():
   assert calls == [POD.start(JOBS[0]), POD.stop(JOBS[0])]
 
 
+@pytest.mark.parametrize('go', [POD.plan, POD.run])
+def test_a_slice_holds_one_run(go):
+  with pytest.raises(LaunchError, match='jobs_at_once is 2; expected 1'):
+    go(JOBS, at_once=2)
+
+
 def test_a_folder_that_hosts_do_not_share_is_refused():
   with pytest.raises(LaunchError, match='a full path'):
     POD.plan([Job('x', 'c.py', 'runs/x', hosts=4)])

@@ -110,7 +110,7 @@ def check_remote(step_envs, tasks, **more):
 
 
 @pytest.mark.parametrize('world, options', [
-  ('toy', {}), ('alfworld', {'max_turns': 9})
+  ('toy', {}), ('alfworld', {'family': 'easy', 'max_turns': 9})
 ])  # fmt: skip
 def test_a_remote_server_keeps_the_contract(world, options):
   made = registry.make_world(world, options)
@@ -375,30 +375,44 @@ def test_a_server_that_is_stuck_says_no_hello(monkeypatch):
 def test_a_caller_may_stop_waiting(monkeypatch):
   """For a server that plays, and for servers that are gone."""
 
-  def tired():
-    if Slow.entered.is_set():
+  tired = threading.Event()
+
+  def check():
+    if tired.is_set():
       raise KeyboardInterrupt
 
   monkeypatch.setattr(grpc_client, '_LOOK', 0.05)
   with (
     slow_server() as (a, first),
-    connect(a.address, timeout=30, patience=30, check=tired) as two,
+    connect(a.address, timeout=30, patience=30, check=check) as two,
   ):
-    Slow.entered.clear()
     start = time.monotonic()
-    threading.Timer(0.2, Slow.entered.set).start()
+    threading.Timer(0.2, tired.set).start()
     with pytest.raises(KeyboardInterrupt):
       two({0: Task('train', 1)})
     assert time.monotonic() - start < 20
-    Slow.entered.clear()
+    tired.clear()
     Slow.gate.set()
     assert two({0: Task('train', 2)})[0].observation.startswith('Say')
     first.result(30)
     a._running.stop()
-    threading.Timer(0.2, Slow.entered.set).start()
+    threading.Timer(0.2, tired.set).start()
     with pytest.raises(KeyboardInterrupt):
       two({0: Task('train', 3)})
     assert time.monotonic() - start < 20
+
+
+def test_a_client_may_stop_waiting_before_servers_are_there():
+  looks = []
+
+  def tired():
+    looks.append(time.monotonic())
+    if len(looks) == 3:
+      raise KeyboardInterrupt
+
+  with pytest.raises(KeyboardInterrupt):
+    connect('127.0.0.1:1', timeout=30, patience=30, check=tired)
+  assert looks[-1] - looks[0] < 20
 
 
 def test_an_action_is_played_once_however_often_it_is_asked():

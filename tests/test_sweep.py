@@ -10,6 +10,8 @@ import pytest
 from absl import flags
 from ml_collections import config_flags
 
+from envs import registry
+from experiments import planning
 from experiments.configs import paper
 from hgpo_jax.types import ConfigError
 from launch import sweep, sweep_file
@@ -89,6 +91,19 @@ def test_the_papers_sweep_names_every_main_cell():
   assert 'env.history' not in jobs[-1].overrides  # the cell says it
 
 
+@pytest.mark.parametrize('size', paper.SIZES)
+def test_the_papers_sweep_suits_its_devices(tmp_path, size):
+  jobs = sweep_file.read(SWEEPS / 'paper.toml').jobs
+  for job in jobs:
+    config = sweep.load(job)
+    world = config.env.world
+    assert registry.make_world(world, config.env[world].to_dict())
+    if job.name.endswith(f'alfworld-{size}-k4'):
+      config.env.alfworld.data = 'generated'  # no released games are here
+      config.eval.games = 1
+      assert not planning.plan(config, tmp_path).refused
+
+
 @pytest.mark.parametrize('path', sorted(SWEEPS.glob('*.toml')))
 def test_sweeps_of_the_repository_suit_their_back_ends(path):
   found = sweep_file.read(path)
@@ -116,11 +131,28 @@ def test_sweeps_of_the_repository_suit_their_back_ends(path):
     ("[axes.world]\nx = { config = 'no.py' }", 'no.py is no Python file'),
     (f"[axes.world]\nx = {{ config = '{TINY}:z' }}", 'alfworld_tiny.py:z'),
     (f"[axes.world]\nx = {{ config = '{TINY}:{{k}}' }}", "called 'k'"),
+    (f"[axes.world]\nx = {{ config = '{TINY}:{{}}' }}", "called ''"),
+    (
+      f"[axes.world]\nx = {{ config = '{TINY}:{{' }}",
+      'expected axes in braces',
+    ),
+    ('[axes.world]\nx = { config = 3 }', 'x has no config'),
+    ('[axes.method]\nx = 3', 'axes.method.x is 3; expected a table'),
+    ('env = 3\n[axes]\nseed = [1]', 'env is 3; expected a table'),
+    ('[axes]\nseed = [1]\n[env]\nA = 1', 'env.A is 1; expected a text'),
+    ('hosts = true\n[axes]\nseed = [1]', 'hosts is True'),
     ('[axes]\nseed = [', 'some.toml'),
   ],
 )
 def test_bad_files_are_refused(tmp_path, text, said):
   assert said in refused(tmp_path, text)
+
+
+def test_a_folder_that_is_no_text_is_refused(tmp_path):
+  path = tmp_path / 'some.toml'
+  path.write_text('runs = 3\n[axes]\nseed = [1]\n')
+  with pytest.raises(LaunchError, match='runs is 3; expected a text'):
+    sweep_file.read(path)
 
 
 def test_options_of_back_ends_are_refused_by_name(tmp_path):

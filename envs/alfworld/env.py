@@ -47,7 +47,7 @@ class AlfWorld:
     engine: str = 'fast',
     max_turns: int = 50,
     task_types: Sequence[str] = (),
-    family: str = 'easy',
+    family: str = 'full',
     num_receptacles: Sequence[int] = (),
     num_objects: Sequence[int] = (),
     num_distractors: Sequence[int] = (),

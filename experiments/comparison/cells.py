@@ -16,7 +16,6 @@ from experiments import folders
 from hgpo_jax.train import run as run_lib
 
 TRAINER = (sys.executable, '-m', 'experiments.train')
-# A run of another length is another budget, although it could be resumed.
 _LOOK_SECONDS, _STOP_SECONDS = 0.2, 60.0
 
 
@@ -50,8 +49,12 @@ class Cell(NamedTuple):
     return self.folder.with_name(f'{self.name}.log')
 
 
-def load_methods(path: str) -> Any:
-  """Imports a config file with `METHODS`, `MAIN` and `REFERENCES`."""
+def load_methods(path: str, named: Iterable[str] = ()) -> Any:
+  """Imports a config file with `METHODS`, `MAIN` and `REFERENCES`.
+
+  Raises: CompareError where there is no such file, or it lacks one of these or
+    a method that is `named`.
+  """
   spec = importlib.util.spec_from_file_location('comparison_methods', path)
   if spec is None or spec.loader is None or not pathlib.Path(path).exists():
     raise CompareError(f'{path} is no Python file; give a config file.')
@@ -63,6 +66,11 @@ def load_methods(path: str) -> Any:
         f'{path} has no {name}; experiments/configs/compare.py shows what a '
         'comparison needs.'
       )
+  if unknown := sorted({*named} - {*module.METHODS}):
+    raise CompareError(
+      f'no method {", ".join(unknown)} in {path}; it holds '
+      f'{", ".join(module.METHODS)}.'
+    )
   return module
 
 
@@ -77,23 +85,17 @@ def make_cells(
 
   Args:
     path: the config file with the methods.
-    methods, seeds: whose product is played.
+    methods, seeds: whose product is played; one that is named twice, once.
     folder: where the runs' folders are.
     budget: dotted fields that are set alike in all of them.
 
-  Raises: CompareError for a method that the file does not hold, and for runs
-    without evaluation; ConfigError for a config that cannot work.
+  Raises: CompareError as `load_methods`, and for runs without evaluation;
+    ConfigError for a config that cannot work.
   """
-  module = load_methods(path)
-  unknown = sorted(set(methods) - set(module.METHODS))
-  if unknown:
-    raise CompareError(
-      f'no method {", ".join(unknown)} in {path}; it holds '
-      f'{", ".join(module.METHODS)}.'
-    )
+  module = load_methods(path, methods)
   cells = []
-  for seed in seeds:
-    for method in methods:
+  for seed in dict.fromkeys(seeds):
+    for method in dict.fromkeys(methods):
       own = folder / f'{method}_seed{seed}'
       fields = {'seed': seed, 'run_dir': str(own), **budget}
       config = module.get_config(method)
@@ -190,6 +192,7 @@ def _stop(processes: Sequence[subprocess.Popen[bytes]]) -> None:
       process.wait(_STOP_SECONDS)
     except subprocess.TimeoutExpired:
       process.kill()
+      process.wait()
 
 
 def _tail(cell: Cell) -> str:

@@ -20,10 +20,15 @@ from typing import Any
 import numpy as np
 
 from experiments.lab.cases import Job, Settings, compute
+from hgpo_jax.train import metrics
 
 # The fields of `cases.study`, each with all cases along its first axis.
 Cell = dict[str, np.ndarray]
 Player = tuple[float, int]  # skill, depth
+
+
+class LabError(Exception):
+  """Results that cannot be gone on with; the text says the cure."""
 
 
 def cells(
@@ -71,12 +76,12 @@ def claim(settings: Settings, folder: pathlib.Path) -> None:
   """Marks a folder as that of these settings.
 
   Raises:
-    ValueError: it holds cells of other settings.
+    LabError: it holds cells of other settings.
   """
   path = folder / 'settings.json'
   wanted = json.loads(json.dumps(dataclasses.asdict(settings)))
   if not path.exists():
-    _replace(path, json.dumps(wanted, indent=2).encode())
+    metrics.write_json(path, wanted)
     return
   found = json.loads(path.read_text())
   if found != wanted:
@@ -86,7 +91,7 @@ def claim(settings: Settings, folder: pathlib.Path) -> None:
       for x in names
       if found.get(x) != wanted.get(x)
     ]
-    raise ValueError(
+    raise LabError(
       f'{folder} holds cells computed with {", ".join(differing)}: give those '
       'flags again to go on there, or another --out to begin anew.'
     )
@@ -145,11 +150,4 @@ def _write(path: pathlib.Path, cell: Cell) -> None:
   partial = path.with_name(path.name + '.partial')
   with partial.open('wb') as file:
     np.savez_compressed(file, allow_pickle=False, **cell)
-  os.replace(partial, path)
-
-
-def _replace(path: pathlib.Path, content: bytes) -> None:
-  """Writes all or nothing."""
-  partial = path.with_name(path.name + '.partial')
-  partial.write_bytes(content)
   os.replace(partial, path)

@@ -200,13 +200,7 @@ class _Service:
     return wire.encode_identity(self._identity)
 
   def play(self, data: bytes, context: grpc.ServicerContext) -> bytes:
-    if not self._free.acquire(blocking=False):
-      _abort(
-        context,
-        grpc.StatusCode.RESOURCE_EXHAUSTED,
-        f'{self._max} requests are in work: ask again in a moment.',
-      )
-    try:
+    with self._counted(context):
       with _refusals(context):
         play = wire.decode_play(data)
       self._check_identity(play.identity, context)
@@ -222,15 +216,28 @@ class _Service:
         return wire.encode_answers(answers)
       except wire.WireError as error:
         _abort(context, grpc.StatusCode.OUT_OF_RANGE, str(error))
-    finally:
-      self._free.release()
 
   def leave(self, data: bytes, context: grpc.ServicerContext) -> bytes:
-    with _refusals(context):
-      session = wire.decode_leave(data)
-    with self._lock:
-      self._episodes.leave(session)
-    return b''
+    with self._counted(context):
+      with _refusals(context):
+        session = wire.decode_leave(data)
+      with self._lock:
+        self._episodes.leave(session)
+      return b''
+
+  @contextlib.contextmanager
+  def _counted(self, context: grpc.ServicerContext) -> Iterator[None]:
+    """Counts what may wait for a world; refuses it where too much does."""
+    if not self._free.acquire(blocking=False):
+      _abort(
+        context,
+        grpc.StatusCode.RESOURCE_EXHAUSTED,
+        f'{self._max} requests are in work: ask again in a moment.',
+      )
+    try:
+      yield
+    finally:
+      self._free.release()
 
   def _check_identity(
     self, expected: wire.Identity, context: grpc.ServicerContext

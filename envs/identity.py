@@ -40,8 +40,10 @@ def data_hash(world: World) -> str:
 
   A sample, not a proof; what differs elsewhere is noticed when an episode is
   rebuilt. It also loads what the world loads before it first plays.
+
+  Raises: EnvError where no split can be played.
   """
-  env, seen = world.make_env(), []
+  env, seen, errors = world.make_env(), [], []
   for split in _SPLITS:
     try:
       size = world.num_tasks(split)
@@ -49,6 +51,9 @@ def data_hash(world: World) -> str:
       seen += [repr(size), *(repr(env.reset(Task(split, i))) for i in indices)]
     except EnvError as error:  # most worlds lack some of these splits
       seen.append(type(error).__name__)
+      errors.append(error)
+  if len(errors) == len(_SPLITS):
+    raise errors[0]
   return _digest(seen)
 
 

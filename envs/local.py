@@ -14,10 +14,13 @@ from envs.base import ServerError
 
 
 def command(world: str, options: Mapping[str, Any]) -> list[str]:
-  """What serves a world with these options, as JSON values."""
+  """What serves a world with these options, as JSON values.
+
+  Its stdin has to be a pipe; it ends when nobody holds the other end.
+  """
   return [
     sys.executable, '-m', 'envs.serve', f'--world={world}',
-    f'--options={json.dumps(options)}',
+    f'--options={json.dumps(options)}', '--until_stdin_ends',
   ]  # fmt: skip
 
 
@@ -60,14 +63,16 @@ class LocalServer:
     """SIGKILL, as when its machine is taken away."""
     self.process.kill()
     self.process.wait()
-    assert self.process.stdout is not None
-    self.process.stdout.close()
+    for pipe in (self.process.stdin, self.process.stdout):
+      assert pipe is not None
+      pipe.close()
 
   def _start(self) -> subprocess.Popen[str]:
     root = str(pathlib.Path(__file__).resolve().parents[1])
     path = [root, *filter(None, [os.environ.get('PYTHONPATH')])]
     return subprocess.Popen(
       [*self._command, f'--port={self._port}'],
+      stdin=subprocess.PIPE,
       stdout=subprocess.PIPE,
       text=True,
       env={**os.environ, 'PYTHONPATH': os.pathsep.join(path)},

@@ -5,13 +5,15 @@
     --token_file=token.txt --certificate=server.pem --key=server.key
 
 Prints one line when it is ready, with its port, and serves until it is told to
-end (SIGTERM, Ctrl-C). `--world=my_module:MyWorld` serves a class of your own.
+end (SIGTERM, Ctrl-C). `--world=my_module:MyWorld` serves a class of your own;
+what worlds print goes to stderr.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import os
 import signal
 import sys
 import threading
@@ -22,9 +24,9 @@ from envs.base import EnvError
 
 def main(argv: list[str] | None = None) -> None:
   args = _parser().parse_args(argv)
-  ended = threading.Event()
-  for number in (signal.SIGTERM, signal.SIGINT):
-    signal.signal(number, lambda *_: ended.set())
+  # Nobody may read on after the line that says where it serves.
+  stdout = os.fdopen(os.dup(1), 'w')
+  os.dup2(2, 1)
   try:
     world = registry.make_world(args.world, args.options)
     serving = grpc_server.start(
@@ -46,9 +48,25 @@ def main(argv: list[str] | None = None) -> None:
     )
   except (EnvError, OSError) as error:
     sys.exit(f'{type(error).__name__}: {error}')
-  print(f'serving {args.world} on {args.host}:{serving.port}', flush=True)
+  ended = threading.Event()
+  for number in (signal.SIGTERM, signal.SIGINT):
+    signal.signal(number, lambda *_: ended.set())
+  if args.until_stdin_ends:
+    threading.Thread(target=_await_end, args=(ended,), daemon=True).start()
+  print(
+    f'serving {args.world} on {args.host}:{serving.port}',
+    file=stdout,
+    flush=True,
+  )
   ended.wait()
   serving.stop()
+
+
+def _await_end(ended: threading.Event) -> None:
+  """Returns when nobody holds the other end of stdin any more."""
+  while os.read(0, 1024):
+    pass
+  ended.set()
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -64,6 +82,7 @@ def _parser() -> argparse.ArgumentParser:
   add('--certificate', default='', help='PEM file; with --key it means TLS')
   add('--key', default='', help='PEM file')
   add('--max_requests', type=int, default=16, help='in work at once')
+  add('--until_stdin_ends', action='store_true', help='so as not to be left')
   return parser
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import pathlib
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import ml_collections
@@ -114,11 +114,25 @@ def run() -> dict[str, Any]:
         'dropped_choices': seated.codec.dropped,
         **evaluate.summarise(played, seat.world.kind),
       }
-  keys = ('split', 'data', 'temperature', 'seed', 'step')
-  name = '_'.join(str(result[key]) for key in keys if key in result)
-  metrics.write_json(folder / f'evaluation_{name}.json', result)
-  print(f'{folder}/evaluation_{name}.json written')
+  path = folder / f'{_name(result)}.json'
+  metrics.write_json(path, result)
+  print(f'{path} written')
   return result
+
+
+def _name(result: Mapping[str, Any]) -> str:
+  """Tells evaluations apart, so that none is written over another kind."""
+  keys = ('split', 'data', 'temperature', 'seed', 'step')
+  parts = [str(result[key]) for key in keys if key in result]
+  template = _TEMPLATE.value and pathlib.Path(_TEMPLATE.value).stem
+  given = {
+    'games': _GAMES.value,
+    'turns': _MAX_TURNS.value,
+    'engine': _ENGINE.value,
+    'template': template,
+  }
+  parts += [f'{name}-{value}' for name, value in given.items() if value]
+  return '_'.join(['evaluation', *parts])
 
 
 def _change(config: ml_collections.ConfigDict, folder: pathlib.Path) -> None:

@@ -59,6 +59,14 @@ def plan(config: ml_collections.ConfigDict, folder: pathlib.Path) -> Plan:
   return made
 
 
+def check_devices(config: ml_collections.ConfigDict) -> None:
+  """Refuses a policy that its mesh cannot hold, whatever devices are here.
+
+  Raises: ConfigError that says why, and what would fit.
+  """
+  _planned(config).memory()
+
+
 def _check(config: ml_collections.ConfigDict, folder: pathlib.Path) -> Lines:
   """Refuses what training would, but for devices that are not here."""
   yield 'plan of', config.cell or str(folder)

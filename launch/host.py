@@ -65,18 +65,20 @@ def main(argv: Sequence[str]) -> None:
     with (
       _claimed(f'hgpo_jax:{folder.resolve()}:{name}') as claim,
       Signals() as signals,
+      servers.lifeline() as (alive, held),
       servers.serving(
         c.env.world,
         options,
         _ENV_SERVERS.value,
         lambda number: path / f'env_{name}_{number}.log',
+        alive,
       ) as started,
     ):
       (path / f'host_{name}.pid').write_text(str(os.getpid()))
       servers.await_healthy(started, _SERVE_SECONDS, lambda: signals.stop)
       log = path / f'trainer_{name}.log'
       command = _trainer([server.address for server in started])
-      code = supervise(command, log, started, signals, pass_fds=claim)
+      code = supervise(command, log, started, signals, (*claim, held))
   except LaunchError as error:
     sys.exit(f'LaunchError: {error}')
   if code not in (0, RESUME):

@@ -15,6 +15,7 @@ def popen(
   log: pathlib.Path,
   env: Mapping[str, str] | None = None,
   pass_fds: Sequence[int] = (),
+  stdin: int = subprocess.DEVNULL,
 ) -> subprocess.Popen[bytes]:
   """Starts a process that appends to `log`, below a line that says so."""
   log.parent.mkdir(parents=True, exist_ok=True)
@@ -25,7 +26,7 @@ def popen(
     # A session of its own: Ctrl-C is for us, and passed on once.
     return subprocess.Popen(
       command,
-      stdin=subprocess.DEVNULL,
+      stdin=stdin,
       stdout=file,
       stderr=subprocess.STDOUT,
       env={**os.environ, **(env or {})},

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import pathlib
 import socket
 import subprocess
@@ -21,16 +22,26 @@ _STOP_SECONDS = 5.0
 class EnvServer:
   """`envs.serve` on loopback, at an address that it keeps when it dies."""
 
-  def __init__(self, command: Sequence[str], port: int, log: pathlib.Path):
+  def __init__(
+    self, command: Sequence[str], port: int, log: pathlib.Path, lifeline: int
+  ):
+    """Starts it.
+
+    Args:
+      command: see `envs.local`.
+      port: of loopback.
+      log: what it writes to.
+      lifeline: read end of a pipe; it ends when nobody can write there.
+    """
     self.address, self.log = f'127.0.0.1:{port}', log
-    self.starts = 0
+    self.starts, self._lifeline = 0, lifeline
     self._command = [*command, f'--port={port}']
     self._start()
 
   def _start(self) -> None:
     self.starts += 1
     self._started = time.monotonic()
-    self.process = logs.popen(self._command, self.log)
+    self.process = logs.popen(self._command, self.log, stdin=self._lifeline)
 
   def healthy(self) -> bool:
     """Whether it serves; raises LaunchError where it has ended instead."""
@@ -71,15 +82,41 @@ class EnvServer:
 
 
 @contextlib.contextmanager
+def lifeline() -> Iterator[tuple[int, int]]:
+  """A pipe that nobody writes to: servers end when its last writer has.
+
+  So they end with this process however it ends, unless a trainer that inherits
+  the second of the two files outlives it.
+  """
+  ends = os.pipe()
+  try:
+    yield ends
+  finally:
+    for end in ends:
+      os.close(end)
+
+
+@contextlib.contextmanager
 def serving(
-  world: str, options: Mapping[str, Any], count: int, log: Callable[[int], Any]
+  world: str,
+  options: Mapping[str, Any],
+  count: int,
+  log: Callable[[int], Any],
+  alive: int,
 ) -> Iterator[list[EnvServer]]:
-  """Starts `count` servers of a world; `log(i)` is the path of one's log."""
+  """Starts servers of a world.
+
+  Args:
+    world, options: what is played.
+    count: how many.
+    log: number of a server -> what it writes to.
+    alive: the first of `lifeline`.
+  """
   command = local.command(world, options)
   with contextlib.ExitStack() as started:
     servers = []
     for number, port in enumerate(free_ports(count)):
-      servers.append(EnvServer(command, port, log(number)))
+      servers.append(EnvServer(command, port, log(number), alive))
       started.callback(servers[-1].stop)
     yield servers
 

@@ -20,7 +20,7 @@ import jax
 import ml_collections
 from absl import app, flags
 
-from experiments import folders
+from experiments import folders, planning
 from hgpo_jax.train import run as run_lib
 from hgpo_jax.types import ConfigError
 from launch import gke, local, slurm, sweep_file, tpu_pod
@@ -138,6 +138,8 @@ def load(job: Job) -> ml_collections.ConfigDict:
   checked.mesh.update(data=1, fsdp=-1, tensor=1)  # of devices that are not here
   try:
     run_lib.check(checked)
+    if -1 not in config.mesh.values():
+      planning.check_devices(config)
   except ConfigError as error:
     raise ConfigError(f'{job.name}: {error}') from error
   return config

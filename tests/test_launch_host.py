@@ -5,6 +5,7 @@ import json
 import os
 import pathlib
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -21,13 +22,22 @@ SUPERVISE = """
 import pathlib, sys
 from launch import host, servers, signals
 folder = pathlib.Path(sys.argv[1])
-with signals.Signals() as told, servers.serving(
-  'toy', {'num_words': 4}, int(sys.argv[2]), lambda i: folder / f'env_{i}.log'
-) as started:
+with (
+  signals.Signals() as told,
+  servers.lifeline() as (alive, held),
+  servers.serving(
+    'toy',
+    {'num_words': 4},
+    int(sys.argv[2]),
+    lambda i: folder / f'env_{i}.log',
+    alive,
+  ) as started,
+):
   servers.await_healthy(started, 30, lambda: told.stop)
   (folder / 'address').write_text(' '.join(s.address for s in started))
   command = [sys.executable, '-c', sys.argv[3], str(folder)]
-  sys.exit(host.supervise(command, folder / 'trainer.log', started, told))
+  log = folder / 'trainer.log'
+  sys.exit(host.supervise(command, log, started, told, (held,)))
 """
 # A trainer that is preempted `times` times, and then finishes.
 PREEMPTED = """
@@ -39,8 +49,9 @@ sys.exit({code} if starts < {times} else 0)
 """
 # A trainer that saves when it is told to stop, or ignores it.
 TOLD = """
-import pathlib, signal, sys, time
+import os, pathlib, signal, sys, time
 folder = pathlib.Path(sys.argv[1])
+(folder / 'pid').write_text(str(os.getpid()))
 def told(*_):
   with (folder / 'told').open('a') as file:
     file.write('x')
@@ -67,6 +78,29 @@ def wait_for(path, seconds=30):
     assert time.monotonic() < end, f'{path} does not appear'
     time.sleep(0.02)
   return path
+
+
+def serves(address):
+  host_name, port = address.split(':')
+  with contextlib.suppress(OSError):
+    socket.create_connection((host_name, int(port)), timeout=1).close()
+    return True
+  return False
+
+
+def test_servers_end_with_whoever_needs_them(tmp_path):
+  process = start(tmp_path, TOLD.format(stops=True), num_servers=2)
+  wait_for(tmp_path / 'ready')
+  addresses = (tmp_path / 'address').read_text().split()
+  process.kill()
+  process.communicate(timeout=30)
+  time.sleep(0.5)
+  assert all(map(serves, addresses))  # the trainer goes on by itself
+  os.kill(int((tmp_path / 'pid').read_text()), signal.SIGKILL)
+  end = time.monotonic() + 30
+  while any(map(serves, addresses)):
+    assert time.monotonic() < end, 'servers are left behind'
+    time.sleep(0.1)
 
 
 def test_a_preempted_trainer_is_started_again(tmp_path):
@@ -140,7 +174,10 @@ def command_of(path):
 
 def test_a_world_that_cannot_be_served_is_told_with_the_log(tmp_path):
   with (
-    servers.serving('nowhere', {}, 1, lambda _: tmp_path / 'env.log') as found,
+    servers.lifeline() as (alive, _),
+    servers.serving(
+      'nowhere', {}, 1, lambda _: tmp_path / 'env.log', alive
+    ) as found,
     pytest.raises(LaunchError, match='(?s)before it served.*nowhere'),
   ):
     servers.await_healthy(found, 30, lambda: False)

@@ -23,7 +23,14 @@ from envs import (
   serve,
   wire,
 )
-from envs.base import BadOptions, ResetNeeded, ServerError, Step, Task
+from envs.base import (
+  BadOptions,
+  ResetNeeded,
+  ServerError,
+  Step,
+  Task,
+  UnknownTask,
+)
 from envs.episodes import Episodes
 from envs.toy import GuessEnv
 from test_server import play_script
@@ -500,3 +507,13 @@ def test_an_interrupted_move_is_not_mistaken_for_the_next(monkeypatch):
   expected = script(client.InlineClient(GuessEnv), None)
   with Serving() as a, connect(a.address) as step_envs:
     assert script(step_envs, interrupt) == expected
+
+
+def test_a_world_without_any_task_is_not_served(monkeypatch):
+  def no_tasks(split):
+    raise UnknownTask('no games here')
+
+  made = registry.make_world('toy', {'num_words': 4})
+  monkeypatch.setattr(made, 'num_tasks', no_tasks)
+  with pytest.raises(UnknownTask, match='no games here'):
+    identity.data_hash(made)

@@ -8,7 +8,6 @@ command with --resume goes on; 1 after an error.
 
 from __future__ import annotations
 
-import os
 import pathlib
 import re
 import sys
@@ -20,7 +19,7 @@ from absl import app, flags, logging
 from ml_collections import config_flags
 
 from envs.base import EnvError
-from experiments import planning
+from experiments import planning, supervision
 from hgpo_jax.policy.weights import WeightsError
 from hgpo_jax.train import checkpoint, evaluate, exchange, hosts, trainer
 from hgpo_jax.types import ConfigError
@@ -73,7 +72,7 @@ def main(argv: Sequence[str]) -> None:
     )
   except exchange.Preempted as error:
     print(f'Preempted: {error}', file=sys.stderr)
-    sys.exit(os.EX_TEMPFAIL)
+    sys.exit(supervision.RESUME)
   except (
     trainer.Interrupted,
     checkpoint.CheckpointError,

@@ -20,7 +20,8 @@ from typing import Any
 
 import yaml
 
-from launch.job import RESUME, Job, LaunchError, Plan, write
+from experiments.supervision import RESUME
+from launch.job import Job, LaunchError, Plan, write
 
 # Pods are called <name>-hosts-0-<i>-<5 letters>, in at most 63.
 _MOST_LETTERS = 40

@@ -25,9 +25,11 @@ from collections.abc import Iterator, Sequence
 from absl import app, flags
 from ml_collections import config_flags
 
-from launch import logs, servers
-from launch.job import RESUME, LaunchError
-from launch.signals import Signals
+from experiments import logs
+from experiments.signals import Signals
+from experiments.supervision import RESUME
+from launch import servers
+from launch.job import LaunchError
 
 _CONFIG = config_flags.DEFINE_config_file('config', None, 'The experiment.')
 _ENV_SERVERS = flags.DEFINE_integer(

@@ -9,8 +9,6 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
-# sysexits' EX_TEMPFAIL: everything is saved, the same command goes on.
-RESUME = 75
 
 
 class LaunchError(Exception):

@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
-import collections
 import dataclasses
 import pathlib
-import signal
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 
-from launch import logs, servers
-from launch.job import RESUME, Job, Plan
-from launch.signals import Signals
+from experiments import logs, supervision
+from launch import servers
+from launch.job import Job, Plan
 
 HOST = (sys.executable, '-m', 'launch.host')
-_LOOK_SECONDS = 0.2
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,108 +38,25 @@ def commands(
   return [[*common, *told, f'--process_id={i}'] for i in range(job.hosts)]
 
 
-@dataclasses.dataclass
-class _Running:
-  """A job's processes."""
-
-  job: Job
-  processes: list[subprocess.Popen[bytes]]
-  start: float
-
-  @property
-  def codes(self) -> list[int | None]:
-    return [process.poll() for process in self.processes]
-
-  def tell(self, number: int) -> None:
-    for process in self.processes:
-      if process.poll() is None:
-        process.send_signal(number)
-
-
 def play(
   jobs: Sequence[Job],
   at_once: int = 1,
   host: Sequence[str] = HOST,
   say: Callable[[str], None] = print,
 ) -> list[Job]:
-  """Runs jobs, `at_once` of them together.
-
-  A job that fails does not stop the others. When this is interrupted, all of
-  them are stopped gently, which may take an iteration; a second Ctrl-C kills.
-
-  Returns: the jobs that failed.
-  Raises: KeyboardInterrupt when it was interrupted, and nothing runs any more.
-  """
-  waiting, failed = collections.deque(jobs), []
-  running: list[_Running] = []
-  with Signals() as signals:
-    try:
-      while (waiting or running) and not signals.stop:
-        while waiting and len(running) < at_once:
-          running.append(_start(waiting.popleft(), host))
-          say(f'{running[-1].job.name}: logs in {_logs(running[-1].job)}')
-        time.sleep(_LOOK_SECONDS)
-        for entry in _ended(running):
-          running.remove(entry)
-          say(_told(entry))
-          if any(entry.codes):
-            failed.append(entry.job)
-    finally:
-      _stop(running, signals, say)
-    if signals.stop:
-      raise KeyboardInterrupt
-  return failed
+  """Runs jobs, as `supervision.play` does; returns those that failed."""
+  named = {job.name: job for job in jobs}
+  works = [_work(job, host) for job in jobs]
+  return [named[work.name] for work in supervision.play(works, at_once, say)]
 
 
-def _start(job: Job, host: Sequence[str]) -> _Running:
-  (port,) = servers.free_ports(1)
-  return _Running(
-    job,
-    [
-      logs.popen(command, _logs(job) / f'host_{number}.log')
-      for number, command in enumerate(commands(job, port, host))
-    ],
-    time.perf_counter(),
-  )
+def _work(job: Job, host: Sequence[str]) -> supervision.Work:
+  folder = pathlib.Path(job.run_dir) / 'logs'
+  paths = tuple(folder / f'host_{i}.log' for i in range(job.hosts))
 
+  def start() -> list[subprocess.Popen[bytes]]:
+    (port,) = servers.free_ports(1)
+    started = zip(commands(job, port, host), paths, strict=True)
+    return [logs.popen(command, path) for command, path in started]
 
-def _ended(running: Sequence[_Running]) -> Iterator[_Running]:
-  """Jobs all of whose processes have ended; where one failed, all have to."""
-  for entry in list(running):
-    codes = entry.codes
-    if None not in codes:
-      yield entry
-    elif any(codes):
-      entry.tell(signal.SIGTERM)
-
-
-def _stop(
-  running: Sequence[_Running], signals: Signals, say: Callable[[str], None]
-) -> None:
-  """Ends what runs: gently, and after another Ctrl-C at once."""
-  if running:
-    say(f'stopping {", ".join(x.job.name for x in running)}: they save')
-  told = None
-  while any(None in entry.codes for entry in running):
-    # Only a host that was told to stop takes SIGINT for the second Ctrl-C.
-    number = signal.SIGINT if signals.kill and told else signal.SIGTERM
-    if number != told:
-      for entry in running:
-        entry.tell(number)
-      told = number
-    time.sleep(_LOOK_SECONDS)
-
-
-def _told(entry: _Running) -> str:
-  """How a job ended: if badly, by what failed first, as far as can be told."""
-  if not any(entry.codes):
-    seconds = time.perf_counter() - entry.start
-    return f'{entry.job.name}: finished, {seconds:.0f} s'
-  found = [(code, i) for i, code in enumerate(entry.codes) if code]
-  code, number = min(found, key=lambda x: x[0] == RESUME)
-  tail = logs.tail(_logs(entry.job) / f'host_{number}.log')
-  return f'{entry.job.name}: failed with {code}; {tail}'
-
-
-def _logs(job: Job) -> pathlib.Path:
-  return pathlib.Path(job.run_dir) / 'logs'
+  return supervision.Work(job.name, start, paths)

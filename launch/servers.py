@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from envs import local
-from launch import logs
+from experiments import logs
 from launch.job import LaunchError
 
 _LOOK_SECONDS, _PROBE_SECONDS, _AGAIN_SECONDS = 0.2, 2.0, 1.0

@@ -14,7 +14,8 @@ import shlex
 import subprocess
 from collections.abc import Sequence
 
-from launch.job import RESUME, ROOT, Job, LaunchError, Plan, write
+from experiments.supervision import RESUME
+from launch.job import ROOT, Job, LaunchError, Plan, write
 
 _SCRIPT = """\
 #!/usr/bin/env bash

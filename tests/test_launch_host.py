@@ -12,15 +12,18 @@ import time
 
 import pytest
 
-from launch import host, logs, servers
-from launch.job import RESUME, LaunchError
+from experiments import logs
+from experiments.supervision import RESUME
+from launch import host, servers
+from launch.job import LaunchError
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 
 # The supervisor of a stub, with one toy server, as `launch.host` sets it up.
 SUPERVISE = """
 import pathlib, sys
-from launch import host, servers, signals
+from experiments import signals
+from launch import host, servers
 folder = pathlib.Path(sys.argv[1])
 with (
   signals.Signals() as told,

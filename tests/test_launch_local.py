@@ -10,7 +10,8 @@ import time
 
 import pytest
 
-from launch import local, signals
+from experiments import signals, supervision
+from launch import local
 from launch.job import Job
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
@@ -117,17 +118,18 @@ def test_an_interrupted_sweep_stops_its_jobs_gently(tmp_path, number):
   ]  # fmt: skip
 
 
-def test_a_host_is_told_to_stop_before_it_is_killed(tmp_path):
+def test_a_host_is_told_to_stop_before_it_is_killed():
   """Also where the second Ctrl-C has come before anybody was told."""
   told = []
 
-  class Stubborn(local._Running):
+  class Stubborn(supervision._Running):
     codes = property(lambda _: [0 if len(told) > 1 else None])
     tell = staticmethod(told.append)
 
   hurried = signals.Signals()
   hurried.stop = hurried.kill = True
-  local._stop([Stubborn(job(tmp_path, 'a'), [], 0.0)], hurried, print)
+  work = supervision.Work('a', list, ())
+  supervision._stop([Stubborn(work, [], 0.0)], hurried, print)
   assert told == [signal.SIGTERM, signal.SIGINT]
 
 

@@ -2,21 +2,16 @@
 
 from __future__ import annotations
 
-import collections
 import importlib.util
 import pathlib
-import signal
-import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple
 
-from experiments import folders
+from experiments import folders, logs, supervision
 from hgpo_jax.train import run as run_lib
 
 TRAINER = (sys.executable, '-m', 'experiments.train')
-_LOOK_SECONDS, _STOP_SECONDS = 0.2, 60.0
 
 
 class CompareError(Exception):
@@ -139,62 +134,17 @@ def play(
   trainer: Sequence[str] = TRAINER,
   say: Callable[[str], None] = print,
 ) -> list[Cell]:
-  """Plays cells in processes of their own, `jobs` at once.
-
-  A cell that fails does not stop the others. When this is interrupted, so are
-  the runs, which save what they have.
+  """Plays cells, `jobs` at once, as `supervision.play` does.
 
   Returns: the cells that failed.
   """
-  waiting = collections.deque(cells)
-  running: list[tuple[Cell, subprocess.Popen[bytes], float]] = []
-  failed, done = [], 0
-  try:
-    while waiting or running:
-      while waiting and len(running) < jobs:
-        cell = waiting.popleft()
-        running.append((cell, _start(cell, trainer), time.perf_counter()))
-        say(f'{cell.name}: started; it writes to {cell.log}')
-      time.sleep(_LOOK_SECONDS)
-      for entry in [x for x in running if x[1].poll() is not None]:
-        running.remove(entry)
-        cell, process, start = entry
-        done += 1
-        seconds = time.perf_counter() - start
-        if process.returncode or not (cell.folder / 'summary.json').exists():
-          failed.append(cell)
-          say(f'{cell.name}: failed with {process.returncode}: {_tail(cell)}')
-        else:
-          say(f'{cell.name}: {seconds:.0f} s ({done} of {len(cells)})')
-  finally:
-    _stop([process for _, process, _ in running])
-  return failed
 
-
-def _start(cell: Cell, trainer: Sequence[str]) -> subprocess.Popen[bytes]:
-  cell.folder.parent.mkdir(parents=True, exist_ok=True)
-  with cell.log.open('ab') as log:
-    # A session of its own: Ctrl-C is ours, and passed on once.
-    return subprocess.Popen(
-      command(cell, trainer),
-      stdin=subprocess.DEVNULL,
-      stdout=log,
-      stderr=subprocess.STDOUT,
-      start_new_session=True,
+  def work(cell: Cell) -> supervision.Work:
+    return supervision.Work(
+      cell.name,
+      lambda: [logs.popen(command(cell, trainer), cell.log)],
+      (cell.log,),
     )
 
-
-def _stop(processes: Sequence[subprocess.Popen[bytes]]) -> None:
-  for process in processes:
-    process.send_signal(signal.SIGINT)
-  for process in processes:
-    try:
-      process.wait(_STOP_SECONDS)
-    except subprocess.TimeoutExpired:
-      process.kill()
-      process.wait()
-
-
-def _tail(cell: Cell) -> str:
-  lines = cell.log.read_text(errors='replace').split('\n')
-  return '\n'.join(lines[-4:]).strip()
+  supervision.play([work(cell) for cell in cells], jobs, say)
+  return [cell for cell in cells if not folders.is_finished(cell.folder)]

@@ -7,7 +7,7 @@ tokens of a row, K turns of a row, N turns, R tokens of a reply, A choices.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Hashable, Mapping
+from collections.abc import Collection, Hashable, Mapping
 from typing import Any
 
 import flax.struct
@@ -17,6 +17,12 @@ import numpy as np
 
 class ConfigError(ValueError):
   """A config field holds what cannot work; the text names field and cure."""
+
+
+def one_of(field: str, value: str, known: Collection[str]) -> None:
+  """Raises ConfigError unless `value` is among the `known` names."""
+  if value not in known:
+    raise ConfigError(f'{field} is {value!r}; expected one of {sorted(known)}.')
 
 
 @dataclasses.dataclass(frozen=True)

@@ -76,6 +76,8 @@ def test_a_damaged_file_is_refused_and_the_older_step_named(store):
 def test_nothing_there(store):
   with pytest.raises(checkpoint.CheckpointError, match='no checkpoint'):
     store.restore(state())
+  with pytest.raises(checkpoint.CheckpointError, match=r'no checkpoint 0 \('):
+    store.restore(state(), 0)
 
 
 def test_config_differences_name_fields_and_spare_free_ones():

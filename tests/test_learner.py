@@ -8,7 +8,7 @@ import pytest
 
 from experiments.configs import toy
 from hgpo_jax import testing, types
-from hgpo_jax.train import packing, update
+from hgpo_jax.train import batching, packing, update
 from hgpo_jax.train.compilations import Compilations
 from hgpo_jax.train.learner import Learner
 
@@ -18,10 +18,11 @@ SHAPES = packing.Shapes(
 )
 
 
-def make_learner(shapes=SHAPES, reference=None, **loss):
+def make_learner(shapes=SHAPES, reference=None, epochs=1, **loss):
   c = toy.get_config().unlock()
   c.algo.estimator = 'grpo'  # one that compiles fast
   c.optim.minibatch = 64
+  c.optim.epochs = epochs
   c.loss.update(loss)
   return Learner(c, testing.bigram_score, shapes, reference)
 
@@ -108,6 +109,25 @@ def test_a_sampler_that_differs_is_reported(base):
     moved = scalars['first_ratio_error'] > 1e-3
     assert moved == (how == 'sampler')
     assert scalars['cut_turns'] == 0 and 0 < scalars['real_tokens'] <= 1
+
+
+def test_every_epoch_has_an_order_of_its_own(base, monkeypatch):
+  seeds, minibatches = [], batching.minibatches
+
+  def noted(rows, size, seed):
+    seeds.append(seed)
+    return minibatches(rows, size, seed)
+
+  monkeypatch.setattr(batching, 'minibatches', noted)
+  learner = make_learner(epochs=3, old_log_probs='score')
+  copy = jax.tree.map(lambda x: x.copy(), base)
+  state = update.init_state(copy, learner.optimizer)
+  state, scalars = learner.update(state, base, episodes(0), (0, 5))
+  assert seeds == [(0, 5, 0), (0, 5, 1), (0, 5, 2)]
+  assert int(state.step) == 3
+  # Nothing has moved at first; the largest ratio is that of a later step.
+  assert scalars['first_ratio_error'] < 1e-5 < scalars['ratio_error']
+  assert scalars['ratio_max'] > 1.001
 
 
 def test_everything_is_compiled_in_the_first_iteration(base):

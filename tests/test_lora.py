@@ -54,6 +54,13 @@ def test_split_and_combine_undo_each_other(base, adapters):
   assert jax.tree.structure(own) == jax.tree.structure(params)
 
 
+def test_what_a_matrix_a_gives_is_as_large_as_what_it_reads(adapters):
+  drawn = adapters['layers']['attention']['q_proj']['lora_a']
+  assert drawn.std() == pytest.approx(BASE.width**-0.5, rel=0.35)
+  drawn = adapters['layers']['mlp']['down_proj']['lora_a']
+  assert drawn.std() == pytest.approx(BASE.ff_width**-0.5, rel=0.35)
+
+
 def test_new_adapters_do_nothing(base, adapters):
   adapted = hidden(ADAPTED, lora.combine(adapters, base))
   np.testing.assert_array_equal(adapted, hidden(BASE, base))

@@ -1,5 +1,6 @@
 """What a run is made of: warm starts, their cache, the control."""
 
+import dataclasses
 import json
 
 import jax
@@ -139,6 +140,41 @@ def test_groups_that_cannot_teach_are_replaced(tmp_path):
   assert run.teaching(played) == [t for g in mixed[:wanted] for t in g]
   alike = [next(t for t in played if not t.won)] * (size * (wanted + 1))
   assert run.teaching(alike) == alike[: size * wanted]  # none can teach
+
+
+def test_no_two_rounds_of_play_share_a_key(tmp_path, monkeypatch):
+  c = config(
+    rollout__groups=4,
+    rollout__max_groups=64,
+    eval__games=1,
+    eval__splits=('train', 'valid'),
+    eval__temperatures=(1.0, 0.4),
+    eval__seeds=(0, 7),  # the first is the run's own
+  )
+  with trainer.open_seat(c) as seat:
+    run, params = run_lib.warm_start(c, seat, tmp_path / 'run')
+    lost = next(t for t in run.rollout(params, 0) if not t.won)
+    keys = []
+
+    def play(params, episodes, key, sampling):
+      keys.append(key)
+      return [dataclasses.replace(lost, task=task) for task in episodes]
+
+    monkeypatch.setattr(run, '_play', play)
+    run.rollout(params, 0)
+    run.rollout(params, 1)
+    assert len(keys) == 2 * 3  # a round, and two more as nobody wins
+    run.evaluate(params)
+  assert len(keys) == 2 * 3 + 2 * 2 * 2
+  made = [jax.random.key_data(policy_lib.key_of(*key)) for key in keys]
+  assert len({key.tobytes() for key in map(np.asarray, made)}) == len(keys)
+
+
+def test_truncated_sampling_is_what_the_config_says(tmp_path):
+  run, _ = start(tmp_path / 'run')
+  assert (run.sampling.top_k, run.sampling.top_p) == (None, None)
+  run, _ = start(tmp_path / 'run', sampling__top_k=3, sampling__top_p=0.5)
+  assert (run.sampling.top_k, run.sampling.top_p) == (3, 0.5)
 
 
 def test_a_summary_is_json_with_the_counts(tmp_path):

@@ -162,9 +162,8 @@ def place(mesh, tree, config=CONFIG):
 
 
 def place_rows(mesh, *arrays):
-  return [
-    jax.device_put(x, sharding.rows_sharding(mesh, x.ndim)) for x in arrays
-  ]
+  split = NamedSharding(mesh, PartitionSpec(sharding.RULES['rows']))
+  return [jax.device_put(x, split) for x in arrays]
 
 
 def part(x):
@@ -263,7 +262,7 @@ def test_params_and_moments_are_split():
   adam = opt_state[1][0]
   assert_same_parts(adam.mu, params)
   assert_same_parts(adam.nu, params)
-  assert adam.count.sharding == sharding.replicated(mesh)
+  assert adam.count.sharding == NamedSharding(mesh, PartitionSpec())
 
 
 def specs(tree, config=CONFIG, **mesh_shape):
@@ -291,9 +290,11 @@ def test_axis_that_does_not_divide_stays_whole():
 
 def test_rows_are_split_over_data_and_fsdp():
   mesh = sharding.make_mesh(2, 2, 2)
-  x = jax.device_put(jnp.zeros((8, 3, 5)), sharding.rows_sharding(mesh, 3))
+  with jax.set_mesh(mesh):
+    x = sharding.constrain(jnp.zeros((8, 3, 5)), 'rows', None, None)
+    y = sharding.constrain(jnp.zeros((6, 3, 5)), 'rows', None, None)
   assert part(x) == (2, 3, 5)
-  assert part(jax.device_put(x, sharding.replicated(mesh))) == (8, 3, 5)
+  assert part(y) == (6, 3, 5)  # 4 devices do not divide 6 rows
 
 
 def test_heads_that_tensor_does_not_divide_are_refused():
@@ -347,4 +348,3 @@ def test_a_mesh_is_meant_in_its_own_thread_alone():
       thread.start()
       thread.join()
   assert found == {'started': (8,), 'entered': (1,)}
-  assert isinstance(sharding.replicated(mesh), NamedSharding)

@@ -242,3 +242,11 @@ def test_only_adapters_change_and_the_frozen_params_live_on(model_params):
     jax.tree.leaves(before[0]), jax.tree.leaves(state.params), strict=True
   ):
     assert (old != new).any()
+
+
+def test_the_norm_that_is_logged_is_the_gradients():
+  """Of the whole mini-batch, and before the optimiser does anything to it."""
+  state, scalars = step(sgd=0.5)(batch())
+  gradient = jax.tree.map(lambda x, y: (x - y) / 0.5, params(), state.params)
+  norm = float(optax.tree.norm(gradient))
+  assert float(scalars['grad_norm']) == pytest.approx(norm, rel=1e-4)

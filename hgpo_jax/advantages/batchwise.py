@@ -11,7 +11,6 @@ from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
-from jax import lax
 
 from hgpo_jax.advantages import episode, segments
 from hgpo_jax.advantages.rows import Rows, require
@@ -35,8 +34,7 @@ def reinforce_pp(
 
   Returns: `[N]` float32; exactly 0 on padding and in a batch of equal returns.
   """
-  moments = segments.batch_moments(rows.returns, rows.mask)
-  return _whitened(moments, std, eps)
+  return segments.whiten(rows.returns, rows.mask, std=std, eps=eps)
 
 
 def reinforce_pp_baseline(
@@ -69,7 +67,7 @@ def reinforce_pp_baseline(
   moments = segments.batch_moments(centred, rows.mask, counted)
   if singleton == 'zero':  # mean_B a is 0 but for rounding, which is left out
     moments = dataclasses.replace(moments, centred=centred)
-  return _whitened(moments, std, eps)
+  return segments.whitened(moments, std, eps)
 
 
 def lite_ppo(
@@ -150,10 +148,3 @@ def gdpo(
   return segments.relative(
     dataclasses.replace(batch, centred=total), 'mean_std', std, eps
   )
-
-
-def _whitened(
-  moments: segments.Moments, std: segments.Std, eps: float
-) -> jax.Array:
-  scaled = moments.centred * lax.rsqrt(moments.variance(std) + eps)
-  return jnp.where(moments.spread, scaled, 0)

@@ -128,19 +128,14 @@ class Moments:
   spread: jax.Array
 
   def variance(self, std: Std) -> jax.Array:
-    """Variance `[N]` over n members ('population') or n - 1 ('sample')."""
-    return self.squares / _freedom(self.count, std)
+    """Variance `[N]` over n members ('population') or n - 1 ('sample').
 
-
-def _freedom(count: jax.Array, std: Std) -> jax.Array:
-  """What squares are divided by, at least 1.
-
-  Raises:
-    ValueError: the std has another name.
-  """
-  if std not in DDOF:
-    raise ValueError(f'Got std={std!r}, expected one of {[*DDOF]}.')
-  return jnp.maximum(count - DDOF[std], 1)
+    Raises:
+      ValueError: the std has another name.
+    """
+    if std not in DDOF:
+      raise ValueError(f'Got std={std!r}, expected one of {[*DDOF]}.')
+    return self.squares / jnp.maximum(self.count - DDOF[std], 1)
 
 
 def group_moments(
@@ -191,9 +186,9 @@ def batch_moments(
   one place adds row after row, and loses digits where rows are many.
 
   Args:
-    values: `[N]` float.
-    mask: `[N]` bool, False on padding.
-    counted: `[N]` bool, the rows whose values make the moments (all if None).
+    values: `[N]` float, or of any shape, which the result then has.
+    mask: bool of that shape, False on padding.
+    counted: likewise, the values that make the moments (all if None).
   """
   counted = mask if counted is None else mask & counted
   values = jnp.where(mask, values, 0).astype(jnp.float32)
@@ -298,12 +293,10 @@ def whiten(
 
   Returns: float32; exactly 0 off the mask and where all values are equal.
   """
-  values = values.astype(jnp.float32)
-  low = jnp.where(mask, values, jnp.inf).min()
-  spread = jnp.where(mask, values, -jnp.inf).max() > low
-  count = mask.sum()
-  # Counted from the smallest: a large common part costs no digits.
-  above = jnp.where(mask, values - lax.stop_gradient(low), 0)
-  centred = jnp.where(mask, above - above.sum() / jnp.maximum(count, 1), 0)
-  variance = (centred**2).sum() / _freedom(count, std)
-  return jnp.where(spread, centred * lax.rsqrt(variance + eps), 0)
+  return whitened(batch_moments(values, mask), std, eps)
+
+
+def whitened(moments: Moments, std: Std, eps: float) -> jax.Array:
+  """As `whiten`, of moments that are known; 0 where there is no spread."""
+  scaled = moments.centred * lax.rsqrt(moments.variance(std) + eps)
+  return jnp.where(moments.spread, scaled, 0)

@@ -116,8 +116,7 @@ def hgpo(
   weights = (jnp.arange(depth + 1.0) + _OFFSET[weighting]) ** alpha
   if base_group:
     base = episode.grpo(rows, normalisation=normalisation, eps=eps)
-    task = jnp.where(rows.mask, rows.task, -1)
-    spread = segments.group_moments(rows.episode_return, task).spread
+    spread = episode.task_moments(rows.episode_return, rows, 'rows').spread
     values = jnp.concatenate([base[None], values])
     counts = jnp.concatenate([spread[None], counts])
     weights = jnp.append(1.0, weights)

@@ -214,7 +214,7 @@ def single_stream(
     of a; and the new state.
   """
   gap = rewards - state.rate[prompts]
-  moments = segments.group_moments(gap, jnp.where(mask, 0, -1))
+  moments = segments.batch_moments(gap, mask)
   kept = jnp.clip(2 ** (-drift / half_drift), *memory)
   place = jnp.where(mask, prompts, state.alpha.shape[0])  # padding falls off
   alpha = kept * state.alpha[prompts] + rewards

@@ -19,9 +19,9 @@ _MAX_K3 = 10.0  # nats
 
 
 def k1(log_probs: jax.Array, reference_log_probs: jax.Array) -> jax.Array:
-  """-d: unbiased, high variance, of either sign. To log, not to train on:
+  """-d: unbiased, high variance, of either sign; to log, not to train on.
 
-  its gradient is that of a mean log-prob, zero in expectation.
+  Its gradient is that of a mean log-prob, zero in expectation.
   """
   return -_log_ratio(log_probs, reference_log_probs)
 

@@ -252,16 +252,6 @@ def _same(tree: Any) -> Any:
   return tree
 
 
-def rows_sharding(mesh: Mesh, ndim: int = 1) -> NamedSharding:
-  """Of a batch `[rows, ...]` of `ndim` axes; the mesh must divide its rows."""
-  return NamedSharding(mesh, PartitionSpec(RULES['rows'], *[None] * (ndim - 1)))
-
-
-def replicated(mesh: Mesh) -> NamedSharding:
-  """Of what every device holds whole."""
-  return NamedSharding(mesh, PartitionSpec())
-
-
 def _param_axes(
   names: Sequence[str], kv_heads: int, tensor: int
 ) -> tuple[str | None, ...]:

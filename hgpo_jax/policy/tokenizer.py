@@ -190,11 +190,11 @@ def token_parts(tokenizer: PreTrainedTokenizerFast) -> dict[int, list[int]]:
     if i not in special
   }
   words = {i: re.findall(r'\s*\S+', text) for i, text in texts.items()}
-  phrases = {i: found for i, found in words.items() if len(found) > 1}
+  several = {i: found for i, found in words.items() if len(found) > 1}
   ids = _encode_plain(
-    tokenizer, (w for found in phrases.values() for w in found)
+    tokenizer, (w for found in several.values() for w in found)
   )
-  return {i: [t for w in found for t in ids[w]] for i, found in phrases.items()}
+  return {i: [t for w in found for t in ids[w]] for i, found in several.items()}
 
 
 def encode_chat(

@@ -14,10 +14,9 @@ import ml_collections
 
 from hgpo_jax import types
 from hgpo_jax.train import checkpoint, hosts
-from hgpo_jax.train.run import PLACES
 
 # Fields that may differ: each process may have environment servers of its own.
-_OWN = (*(f'env.{name}' for name in PLACES), 'rollout.workers')
+_OWN = (*(f'env.{name}' for name in checkpoint.PLACES), 'rollout.workers')
 
 
 def same_config(config: ml_collections.ConfigDict) -> None:

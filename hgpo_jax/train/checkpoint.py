@@ -12,16 +12,15 @@ import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
 
+# Fields of `env` that say where worlds play, not what.
+PLACES = (
+  'servers', 'addresses', 'token_file', 'ca_file', 'timeout', 'patience'
+)  # fmt: skip
 # Fields that a resumed run may change without becoming another run.
 FREE_FIELDS = (
   'iterations',
   'run_dir',
-  'env.servers',
-  'env.addresses',
-  'env.token_file',
-  'env.ca_file',
-  'env.timeout',
-  'env.patience',
+  *(f'env.{name}' for name in PLACES),
   'rollout.workers',
   'rollout.lockstep',
   'mesh.',
@@ -175,9 +174,9 @@ class Checkpoints:
       return max(steps)
     if step is None or step not in steps:
       raise CheckpointError(
-        f'{self.folder} holds no checkpoint{f" {step}" if step else ""} '
-        f'(steps there: {sorted(steps)}). Give a folder that a training run '
-        'wrote, or start without --resume.'
+        f'{self.folder} holds no checkpoint'
+        f'{"" if step is None else f" {step}"} (steps there: {sorted(steps)}). '
+        'Give a folder that a training run wrote, or start without --resume.'
       )
     return step
 

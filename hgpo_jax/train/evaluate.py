@@ -129,15 +129,22 @@ def _columns(
   return '\n'.join(lines)
 
 
-def transcript(trajectory: types.Trajectory) -> str:
-  """Writes one episode as readable text."""
+def transcript(
+  trajectory: types.Trajectory, decode: Callable[[Any], str]
+) -> str:
+  """Writes one episode as readable text.
+
+  Args:
+    trajectory: the episode.
+    decode: token ids of a reply -> its text, which is shown where it says more
+      than the action, as thoughts do.
+  """
   lines = [f'task {trajectory.task}']
   for number, turn in enumerate(trajectory.turns, 1):
-    lines += [
-      f'--- turn {number}',
-      turn.observation,
-      f'> {turn.action}' + ('' if turn.valid else '   (invalid reply)'),
-    ]
+    reply = decode(turn.reply).strip()
+    lines += [f'--- turn {number}', turn.observation]
+    lines += [] if reply == turn.action else [f'< {reply}']
+    lines.append(f'> {turn.action}' + ('' if turn.valid else '   (invalid)'))
   ending = (
     'won'
     if trajectory.won

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -236,11 +236,11 @@ def check(config: Any) -> None:
 
   Raises: ConfigError with the field, what it holds and what it may hold.
   """
-  one_of('loss.old_log_probs', config.loss.old_log_probs, _OLD_LOG_PROBS)
-  one_of('optim.moments_dtype', config.optim.moments_dtype, _MOMENTS)
+  types.one_of('loss.old_log_probs', config.loss.old_log_probs, _OLD_LOG_PROBS)
+  types.one_of('optim.moments_dtype', config.optim.moments_dtype, _MOMENTS)
   update.check_loss(config.loss)
   name = config.algo.estimator
-  one_of('algo.estimator', name, {*ESTIMATORS, critic_lib.ESTIMATOR})
+  types.one_of('algo.estimator', name, {*ESTIMATORS, critic_lib.ESTIMATOR})
   try:
     if name == critic_lib.ESTIMATOR:
       critic_lib.Options(**config.algo[name])
@@ -254,11 +254,3 @@ def _adamw(optim: Any, **changes: Any) -> optax.GradientTransformation:
   return optimizer_lib.make_optimizer(
     **{**{name: optim[name] for name in _OPTIMIZER}, **changes}
   )
-
-
-def one_of(field: str, value: str, known: Iterable[str]) -> None:
-  """Raises ConfigError unless `value` is among the `known` names."""
-  if value not in known:
-    raise types.ConfigError(
-      f'{field} is {value!r}; expected one of {sorted(known)}.'
-    )

@@ -16,7 +16,6 @@ from hgpo_jax import types
 from hgpo_jax.policy import attention, qwen2, sharding, weights
 from hgpo_jax.policy import tokenizer as tokenizer_lib
 from hgpo_jax.train import hosts, packing
-from hgpo_jax.train.learner import one_of
 
 
 def shapes_of(config: ml_collections.ConfigDict) -> packing.Shapes:
@@ -133,17 +132,21 @@ def check(config: ml_collections.ConfigDict) -> None:
   Raises: ConfigError with the field, what it holds and what it may hold.
   """
   c = config.policy
-  one_of('policy.preset', c.preset, qwen2.CONFIGS)
-  one_of('policy.chat', c.chat, tokenizer_lib.CHAT_TEMPLATES)
-  one_of('policy.remat', c.remat, qwen2.REMAT)
-  one_of('policy.attention', c.attention, ('auto', *attention.IMPLEMENTATIONS))
+  types.one_of('policy.preset', c.preset, qwen2.CONFIGS)
+  types.one_of('policy.chat', c.chat, tokenizer_lib.CHAT_TEMPLATES)
+  types.one_of('policy.remat', c.remat, qwen2.REMAT)
+  types.one_of(
+    'policy.attention', c.attention, ('auto', *attention.IMPLEMENTATIONS)
+  )
   for field in ('dtype', 'param_dtype', 'cache_dtype'):
-    one_of(f'policy.{field}', c[field], ('float32', 'bfloat16', 'float16'))
+    types.one_of(
+      f'policy.{field}', c[field], ('float32', 'bfloat16', 'float16')
+    )
   if c.param_dtype != 'float32' and not c.lora.rank:
     raise types.ConfigError(
-      f'policy.param_dtype is {c.param_dtype!r} with policy.lora.rank=0: a step '
-      'of the optimiser is smaller than its rounding, and would be lost. Train '
-      "'float32' params (policy.dtype is the type of the products), or adapters."
+      f'policy.param_dtype is {c.param_dtype!r} with policy.lora.rank=0: steps '
+      'of the optimiser are smaller than its rounding and would be lost. Train '
+      "'float32' params (policy.dtype is that of the products), or adapters."
     )
   changed = [n for n in ('layers', 'width', 'ff_width') if c[n]]
   if c.checkpoint and changed:

@@ -26,8 +26,9 @@ def make_optimizer(
 
   Args:
     learning_rate: the peak.
-    warmup_steps: updates from 0 to the peak.
-    decay_steps: updates until a cosine reaches a tenth; 0 stays at the peak.
+    warmup_steps: updates below the peak; the first takes 1 / (they + 1) of it.
+    decay_steps: updates after these until a cosine reaches a tenth of the
+      peak; 0 stays there.
     weight_decay: on matrices; norms' scales and biases are left alone.
     clip_norm: of the whole gradient.
     b1, b2: Adam's decay rates.

@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from hgpo_jax import types
+from hgpo_jax.policy import slots
 
 
 @dataclasses.dataclass(frozen=True)
@@ -324,33 +325,20 @@ def _next_tokens(
     return np.zeros((int(said.sum()), 0), np.int32)
   replies = np.full(real.shape, -2, np.int32)
   replies[real] = _concatenate(t.reply for t in turns)
-  choices = pack_choices([t.choices for t in turns], width, reply)
+  longest = max((len(c) for t in turns for c in t.choices), default=0)
+  if longest > reply:
+    raise types.ConfigError(
+      f'an allowed reply has {longest} tokens, but sampling.max_reply={reply}: '
+      'raise it, or the constraint could not be kept.'
+    )
+  choices = slots.pack_choices(
+    [t.choices for t in turns], len(turns), width, reply
+  )
   agrees = choices == replies[:, None]  # [n, A, R]
   so_far = np.ones_like(agrees)
   np.logical_and.accumulate(agrees[..., :-1], axis=2, out=so_far[..., 1:])
   allowed = np.where(so_far, choices, -1)
   return np.swapaxes(allowed, 1, 2)[real]
-
-
-def pack_choices(
-  choices: Sequence[Sequence[Sequence[int]]], width: int, reply: int
-) -> np.ndarray:
-  """Allowed replies `[n, width, reply]` int32, padded with -1."""
-  replies = [c for turn in choices for c in turn]
-  lengths = np.fromiter(map(len, replies), np.int64, len(replies))
-  if lengths.max(initial=0) > reply:
-    raise types.ConfigError(
-      f'an allowed reply has {lengths.max()} tokens, but sampling.max_reply='
-      f'{reply}: raise it, or the constraint could not be kept.'
-    )
-  counts = np.array([len(turn) for turn in choices], np.int64)
-  sizes = np.zeros((len(choices), width), np.int64)
-  sizes[np.arange(width) < counts[:, None]] = lengths
-  packed = np.full((len(choices), width, reply), -1, np.int32)
-  packed[np.arange(reply) < sizes[..., None]] = np.fromiter(
-    itertools.chain.from_iterable(replies), np.int32
-  )
-  return packed
 
 
 def _concatenate(arrays: Iterable[np.ndarray]) -> np.ndarray:

@@ -52,12 +52,6 @@ _LEAST = {
 }
 
 
-# Fields of `env` that say where worlds play, not what.
-PLACES = (
-  'servers', 'addresses', 'token_file', 'ca_file', 'timeout', 'patience'
-)  # fmt: skip
-
-
 @dataclasses.dataclass(frozen=True)
 class Seat:
   """A world as the trainer sees it: callables and words, no environment.
@@ -232,11 +226,7 @@ def check(config: ml_collections.ConfigDict) -> None:
       raise types.ConfigError(
         f'{field} is {config[section][name]}; expected at least {least}.'
       )
-  if config.algo.reward not in rewards.REWARDS:
-    raise types.ConfigError(
-      f'algo.reward is {config.algo.reward!r}; expected one of '
-      f'{[*rewards.REWARDS]}.'
-    )
+  types.one_of('algo.reward', config.algo.reward, rewards.REWARDS)
   c = config.rollout
   if 0 < c.max_groups < c.groups:
     raise types.ConfigError(
@@ -415,7 +405,7 @@ def _settings(config: ml_collections.ConfigDict, seat: Seat) -> dict[str, Any]:
   """What a warm start depends on, as JSON."""
   c = config
   settings = {n: c[n].to_dict() for n in ('env', 'policy', 'warmstart')}
-  for field in ('template', 'template_file', *PLACES):
+  for field in ('template', 'template_file', *checkpoint.PLACES):
     del settings['env'][field]
   # Adapters come after it; these change rounding, speed and memory alone.
   for field in ('lora', 'cache_dtype', 'remat', 'attention'):

@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
+import jax
 import ml_collections
 import numpy as np
 
@@ -138,7 +139,7 @@ def train(
       run, learner, store, folder, results, seconds, compilations, stop
     )
     if meta:
-      state = restored(store, state)
+      state = restored(store, freed(state))
       results.update(meta['results'])
       seconds.update(meta['seconds'])
     else:
@@ -334,7 +335,8 @@ class _Loop:
     chosen = [
       next((t for t in played if t.won == won), None) for won in (True, False)
     ]
-    text = '\n'.join(evaluate.transcript(t) for t in chosen if t)
+    decode = self._run.codec.text
+    text = '\n'.join(evaluate.transcript(t, decode) for t in chosen if t)
     path = self._folder / 'samples' / f'step_{step:06d}.txt'
     path.parent.mkdir(exist_ok=True)
     metrics.write_atomic(path, text)
@@ -345,6 +347,21 @@ def restored(
 ) -> types.TrainState:
   """Reads the newest state; what is frozen is taken from `like`."""
   return _like(store.restore(_saved(like)), like)
+
+
+def freed(state: types.TrainState) -> types.TrainState:
+  """Puts shapes in the place of arrays, and gives their memory back.
+
+  A state that is read beside another one of its size might not fit. What is
+  frozen stays, as it is not read.
+  """
+
+  def shape(x: jax.Array) -> jax.ShapeDtypeStruct:
+    found = jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding)
+    x.delete()
+    return found
+
+  return _like(jax.tree.map(shape, _saved(state)), state)
 
 
 def _saved(state: types.TrainState) -> dict[str, Any]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any, ClassVar, Protocol
 
 import flax.struct
@@ -124,16 +124,9 @@ def check_loss(config: Any) -> None:
 
   Raises: ConfigError with the field, what it holds and what it may hold.
   """
-  known: dict[str, Mapping[str, Any]] = {
-    'surrogate': SURROGATES,
-    'kl': kl.ESTIMATORS,
-    'aggregation': aggregate.AGGREGATES,
-  }
-  for field, names in known.items():
-    if config[field] not in names:
-      raise types.ConfigError(
-        f'loss.{field} is {config[field]!r}; expected one of {sorted(names)}.'
-      )
+  types.one_of('loss.surrogate', config.surrogate, SURROGATES)
+  types.one_of('loss.kl', config.kl, kl.ESTIMATORS)
+  types.one_of('loss.aggregation', config.aggregation, aggregate.AGGREGATES)
   real: Any = jax.ShapeDtypeStruct((2, 3), jnp.float32)
   try:
     jax.eval_shape(make_policy_loss(config).surrogate, real, real, real, real)

@@ -28,8 +28,8 @@ from hgpo_jax.policy import qwen2, weights
 from hgpo_jax.policy import tokenizer as tokenizer_lib
 from hgpo_jax.train import model as model_lib
 from hgpo_jax.train import policy as policy_lib
+from hgpo_jax.train import preparation, trainer
 from hgpo_jax.train import run as run_lib
-from hgpo_jax.train import trainer
 from hgpo_jax.train.compilations import Compilations
 
 _PRESET = flags.DEFINE_enum('preset', '1.5b', list(qwen2.CONFIGS), 'Size.')
@@ -77,7 +77,7 @@ def _measure(folder: pathlib.Path) -> dict[str, Any]:
     trainer.open_seat(c) as seat,
   ):
     c.policy.checkpoint = _written(c, seat, folder / 'policy')
-    run, reference = run_lib.warm_start(c, seat, folder / 'run')
+    run, reference = preparation.warm_start(c, seat, folder / 'run')
     learner = run.make_learner()
     state = run.policy.init_state(reference, learner.optimizer)
     for step in range(_ITERATIONS.value):
@@ -111,7 +111,9 @@ def _written(
   c: ml_collections.ConfigDict, seat: run_lib.Seat, folder: pathlib.Path
 ) -> str:
   """Writes a policy of random weights and a tokenizer for it."""
-  tokenizer = run_lib.make_tokenizer(c, run_lib.expert_examples(c, seat))
+  tokenizer = preparation.make_tokenizer(
+    c, preparation.expert_examples(c, seat)
+  )
   policy = policy_lib.Policy(c, tokenizer)
   weights.save(folder, policy.base, policy.init_params())
   tokenizer_lib.save(tokenizer, folder)

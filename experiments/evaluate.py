@@ -49,7 +49,9 @@ _MAX_TURNS = flags.DEFINE_integer(
   "Step limit; default: 50 for ALFWorld's files, else the run's own.",
   lower_bound=1,
 )
-_TEMPERATURE = flags.DEFINE_float('temperature', 0.4, 'Of sampling.')
+_TEMPERATURE = flags.DEFINE_float(
+  'temperature', 0.4, 'Of sampling.', lower_bound=0
+)
 _SEED = flags.DEFINE_integer('seed', 123, 'Of sampling.')
 _TEMPLATE = flags.DEFINE_string(
   'template_file', '', "JSON template; default: the run's own words."
@@ -98,7 +100,7 @@ def run() -> dict[str, Any]:
       size = seat.world.num_tasks(_SPLIT.value)
       if size is None and not _GAMES.value:
         raise ConfigError('this split has no end: say how many with --games.')
-      numbers = tasks.eval_tasks(_GAMES.value, size)
+      numbers = tasks.eval_tasks(_GAMES.value, size, _SPLIT.value)
       played = seated.player.play(
         params,
         [seat.make_task(_SPLIT.value, n) for n in numbers],
@@ -177,7 +179,9 @@ def _change_world(env: ml_collections.ConfigDict) -> None:
 def _played_with(config: ml_collections.ConfigDict) -> dict[str, Any]:
   """Where games come from and what plays them, for worlds with a choice."""
   options = config.env.get(config.env.world, {})
-  return {key: options[key] for key in ('data', 'engine') if key in options}
+  keys = ('data', 'engine', 'max_turns')
+  found = {key: options[key] for key in keys if key in options}
+  return {**found, 'template': config.env.template_file}
 
 
 if __name__ == '__main__':

@@ -120,7 +120,7 @@ def _games(config: ml_collections.ConfigDict, folder: pathlib.Path) -> Lines:
     yield 'evaluation', 'none'
     return
   counts = {
-    split: len(tasks.eval_tasks(c.games, world.num_tasks(split)))
+    split: len(tasks.eval_tasks(c.games, world.num_tasks(split), split))
     for split in c.splits
   }
   games = ' + '.join(f'{n:,} {split}' for split, n in counts.items())

@@ -19,7 +19,7 @@ from absl import app, flags, logging
 from ml_collections import config_flags
 
 from envs.base import EnvError
-from experiments import planning, supervision
+from experiments import command, planning, supervision
 from hgpo_jax.policy.weights import WeightsError
 from hgpo_jax.train import checkpoint, evaluate, exchange, hosts, trainer
 from hgpo_jax.types import ConfigError
@@ -58,14 +58,14 @@ def main(argv: Sequence[str]) -> None:
     planned = planning.plan(config, folder)
     print(planned)
     sys.exit(bool(planned.refused))
-  if hosts.is_first():
-    if not _RESUME.value:
-      _move_aside(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-  hosts.wait('the folder is there')
   start = time.perf_counter()
   try:
-    summary = trainer.train(config, folder, resume=_RESUME.value)
+    summary = trainer.train(
+      config,
+      folder,
+      resume=_RESUME.value,
+      prepare=lambda: _make_room(folder),
+    )
   except KeyboardInterrupt:
     sys.exit(
       'Stopped. The same command with --resume goes on from what is saved.'
@@ -115,10 +115,25 @@ def _default_folder(config: ml_collections.ConfigDict) -> str:
   return f'runs/{name}' + (f'_seed{config.seed}' if config.seed else '')
 
 
+def _make_room(folder: pathlib.Path) -> None:
+  """Makes the run's folder; an older run there becomes `<name>.1`, ...
+
+  Raises: ConfigError where something else is there.
+  """
+  if hosts.is_first():
+    folder = folder.resolve()  # for its name
+    if not _RESUME.value and folder.exists() and any(folder.iterdir()):
+      _move_aside(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+  hosts.wait('the folder is there')
+
+
 def _move_aside(folder: pathlib.Path) -> None:
-  """Keeps an older run of the same name: `<name>.1`, `<name>.2`, ..."""
-  if not folder.exists() or not any(folder.iterdir()):
-    return
+  if not (folder / 'config.json').exists():
+    raise ConfigError(
+      f'{folder} is not empty, but holds no run; expected a new folder, or '
+      "a run's: give another --config.run_dir."
+    )
   taken = [
     int(found.group(1))
     for path in folder.parent.glob(f'{folder.name}.*')
@@ -130,4 +145,4 @@ def _move_aside(folder: pathlib.Path) -> None:
 
 
 if __name__ == '__main__':
-  app.run(main)
+  command.run(main)

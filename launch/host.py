@@ -26,6 +26,7 @@ from absl import app, flags
 from ml_collections import config_flags
 
 from experiments import logs
+from experiments.command import run
 from experiments.signals import Signals
 from experiments.supervision import RESUME
 from launch import servers
@@ -196,4 +197,4 @@ def _say(text: str) -> None:
 
 
 if __name__ == '__main__':
-  app.run(main)
+  run(main)

@@ -30,14 +30,13 @@ import json, pathlib, sys
 from hgpo_jax.train.compilations import Compilations
 with Compilations() as compilations:  # from the process's start
   from experiments.configs import alfworld_tiny
-  from hgpo_jax.train import run as run_lib
-  from hgpo_jax.train import trainer
+  from hgpo_jax.train import preparation, trainer
   c = alfworld_tiny.get_config()
   c.env.alfworld.max_turns = int(sys.argv[1])
   c.rollout.update(groups=2, group_size=4, rows=8, slots=8)
   c.warmstart.update(games=0, tokenizer_games=24)
   with trainer.open_seat(c) as seat:
-    run, params = run_lib.warm_start(c, seat, pathlib.Path(sys.argv[2]))
+    run, params = preparation.warm_start(c, seat, pathlib.Path(sys.argv[2]))
     played = run.rollout(params, 0)
 print(json.dumps({
   'turns': max(len(t.turns) for t in played),

@@ -50,14 +50,17 @@ def test_a_world_without_options_is_that_of_base(world):
   assert fields == registry.arguments(world, {})
 
 
-def test_a_mistyped_field_fails_at_start_up():
-  said = run(
-    'experiments.train',
-    f'--config={CONFIGS}/toy.py',
-    '--config.optim.learning_rat=1',
-    ok=False,
-  )
-  assert 'learning_rat' in said
+@pytest.mark.parametrize(
+  'flags, match',
+  [
+    (['--config.optim.learning_rat=1'], 'Did you mean "learning_rate"'),
+    (['--config=nowhere.py'], "No such file or directory: 'nowhere.py'"),
+  ],
+)
+def test_what_is_mistyped_is_said_in_a_line(flags, match):
+  toy_flag = f'--config={CONFIGS}/toy.py'
+  said = run('experiments.train', toy_flag, *flags, ok=False)
+  assert match in said.splitlines()[-1]
 
 
 def test_train_then_evaluate_a_split_of_its_own_world(tmp_path):
@@ -72,6 +75,11 @@ def test_train_then_evaluate_a_split_of_its_own_world(tmp_path):
   assert 'warm_start' in said and 'final' in said and 'compiled' in said
   said = run(*command)  # the older run is kept
   assert 'moved to' in said and (tmp_path / 'run.1' / 'summary.json').exists()
+  said = run(*command, '--config.eval.splits=("vaild",)', ok=False)
+  assert 'vaild' in said and not (tmp_path / 'run.2').exists()
+  (tmp_path / 'thesis.txt').touch()
+  said = run(*command, f'--config.run_dir={tmp_path}', ok=False)
+  assert 'holds no run' in said and (tmp_path / 'thesis.txt').exists()
   said = run('experiments.evaluate', f'--checkpoint={folder}', '--split=valid')
   assert re.search(r'all +\d\.\d+ +4\n', said)
   (path,) = folder.glob('evaluation_valid_*.json')

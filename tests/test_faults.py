@@ -12,7 +12,7 @@ import chaos
 from envs import client, fleet, grpc_client, registry
 from envs.base import Task
 from experiments.configs import alfworld_tiny
-from hgpo_jax.train import exchange, trainer
+from hgpo_jax.train import exchange, preparation, trainer
 from hgpo_jax.train import run as run_lib
 
 WORLD, OPTIONS = 'alfworld', {'family': 'easy', 'max_turns': 30}
@@ -98,7 +98,7 @@ def test_a_policy_among_faults_says_the_same(tmp_path):
   c.rollout.update(groups=8, group_size=8, rows=64, slots=64, lockstep=True)
   c.env.update(timeout=1.0, patience=60.0)
   with trainer.open_seat(c) as seat:
-    run, params = run_lib.warm_start(c, seat, tmp_path / 'run')
+    run, params = preparation.warm_start(c, seat, tmp_path / 'run')
     expected = run.rollout(params, 0)
   kinds, calls = itertools.cycle(chaos.FAULTS), itertools.count()
   with chaos.Chaos(4, WORLD, c.env.alfworld.to_dict()) as world:

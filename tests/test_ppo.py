@@ -10,7 +10,7 @@ import pytest
 
 from experiments.configs import toy
 from hgpo_jax import types
-from hgpo_jax.train import checkpoint, packing, trainer
+from hgpo_jax.train import checkpoint, packing, preparation, saved, trainer
 from hgpo_jax.train import run as run_lib
 from hgpo_jax.train.compilations import Compilations
 from hgpo_jax.types import ConfigError
@@ -37,7 +37,7 @@ def history(tmp_path_factory):
   c = config(algo__ppo__critic_warmup=ALONE)
   found = {'scalars': [], 'episodes': []}
   with trainer.open_seat(c) as seat:
-    run, found['start'] = run_lib.warm_start(c, seat, folder)
+    run, found['start'] = preparation.warm_start(c, seat, folder)
     learner = run.make_learner()
 
     def begun():
@@ -58,12 +58,12 @@ def history(tmp_path_factory):
     found['guesses'] = guesses(run, learner, state, found['episodes'][-1])
     state = played(state, range(ALONE, SAVED))
     store = checkpoint.Checkpoints(folder / 'checkpoints')
-    store.save(SAVED, trainer._saved(state), {})
+    store.save(SAVED, saved.tree_of(state), {})
     with Compilations() as late:
       found['end'] = jax.device_get(played(state, range(SAVED, END)))
     found['late'] = late.count
     fresh = begun()
-    again = trainer.restored(store, trainer.freed(fresh))
+    again = saved.restored(store, saved.freed(fresh))
     found['freed'] = (fresh.params, fresh.opt_state, fresh.critic.params)
     found['resumed'] = jax.device_get(played(again, range(SAVED, END)))
     store.close()
@@ -135,10 +135,10 @@ def test_a_checkpoint_without_a_critic_is_as_it_always_was(tmp_path):
   fields = {'params': state.params, 'opt_state': state.opt_state}
   with contextlib.closing(checkpoint.Checkpoints(tmp_path)) as store:
     store.save(0, {**fields, 'step': number, 'frozen': {}}, {})
-    found = trainer.restored(store, state)
+    found = saved.restored(store, state)
     assert found == state
     with pytest.raises(checkpoint.CheckpointError, match='critic/params/w'):
-      trainer.restored(store, dataclasses.replace(state, critic=state))
+      saved.restored(store, dataclasses.replace(state, critic=state))
 
 
 def test_options_that_do_not_exist_are_refused():

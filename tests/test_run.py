@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from experiments.configs import toy
-from hgpo_jax.train import batching, checkpoint, trainer
+from hgpo_jax.train import batching, checkpoint, preparation, trainer
 from hgpo_jax.train import policy as policy_lib
 from hgpo_jax.train import run as run_lib
 from hgpo_jax.types import ConfigError
@@ -25,7 +25,7 @@ def config(**changes):
 def start(folder, **changes):
   c = config(**changes)
   with trainer.open_seat(c) as seat:
-    return run_lib.warm_start(c, seat, folder)
+    return preparation.warm_start(c, seat, folder)
 
 
 CLONED = {
@@ -39,10 +39,10 @@ CLONED = {
 def test_cloning_learns_the_expert_and_is_made_once(tmp_path, capsys):
   c = config(**CLONED)
   with trainer.open_seat(c) as seat:
-    run, first = run_lib.warm_start(c, seat, tmp_path / 'a')
+    run, first = preparation.warm_start(c, seat, tmp_path / 'a')
     played = run.rollout(first, 0)
     assert np.mean([t.won for t in played]) > 0.9
-    _, again = run_lib.warm_start(c, seat, tmp_path / 'b')
+    _, again = preparation.warm_start(c, seat, tmp_path / 'b')
   assert 'from' in capsys.readouterr().out
   jax.tree.map(np.testing.assert_array_equal, first, again)
   assert len(list((tmp_path / 'cache').iterdir())) == 1
@@ -98,7 +98,7 @@ def test_scoring_gives_every_token_the_log_prob_it_was_sampled_with(
 ):
   c = config(sampling__temperature=temperature, env__constrained=constrained)
   with trainer.open_seat(c) as seat:
-    run, params = run_lib.warm_start(c, seat, tmp_path / 'run')
+    run, params = preparation.warm_start(c, seat, tmp_path / 'run')
     turns = [turn for t in run.rollout(params, 0) for turn in t.turns]
   score = run.policy.score(run.sampling.scored_temperature)
   learner = trainer.Learner(c, score, run.policy.shapes)
@@ -115,7 +115,7 @@ def test_server_processes_give_the_trajectories_of_the_inline_world(tmp_path):
   for servers in (0, 2):
     c = config(env__servers=servers)
     with trainer.open_seat(c) as seat:
-      run, params = run_lib.warm_start(c, seat, tmp_path / 'run')
+      run, params = preparation.warm_start(c, seat, tmp_path / 'run')
       episodes.append(run.rollout(params, 3))
   for a, b in zip(*episodes, strict=True):
     assert (a.task, a.won) == (b.task, b.won)
@@ -125,10 +125,10 @@ def test_server_processes_give_the_trajectories_of_the_inline_world(tmp_path):
 def test_groups_that_cannot_teach_are_replaced(tmp_path):
   plain, filtered = config(), config(rollout__max_groups=12)
   with trainer.open_seat(plain) as seat:
-    run, params = run_lib.warm_start(plain, seat, tmp_path / 'a')
+    run, params = preparation.warm_start(plain, seat, tmp_path / 'a')
     first = run.rollout(params, 0)
     assert run.teaching(first) is first
-    run, params = run_lib.warm_start(filtered, seat, tmp_path / 'a')
+    run, params = preparation.warm_start(filtered, seat, tmp_path / 'a')
     played = run.rollout(params, 0)
   size, wanted = plain.rollout.group_size, plain.rollout.groups
   groups = [played[i : i + size] for i in range(0, len(played), size)]
@@ -152,7 +152,7 @@ def test_no_two_rounds_of_play_share_a_key(tmp_path, monkeypatch):
     eval__seeds=(0, 7),  # the first is the run's own
   )
   with trainer.open_seat(c) as seat:
-    run, params = run_lib.warm_start(c, seat, tmp_path / 'run')
+    run, params = preparation.warm_start(c, seat, tmp_path / 'run')
     lost = next(t for t in run.rollout(params, 0) if not t.won)
     keys = []
 

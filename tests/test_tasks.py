@@ -31,11 +31,13 @@ def test_demonstrations_of_a_bounded_split_come_in_an_order_of_their_own():
 
 
 def test_evaluation_plays_each_game_once():
-  assert tasks.eval_tasks(0, 140) == list(range(140))
-  assert tasks.eval_tasks(512, 140) == list(range(140))
-  assert tasks.eval_tasks(4, None) == [0, 1, 2, 3]
+  assert tasks.eval_tasks(0, 140, 'valid') == list(range(140))
+  assert tasks.eval_tasks(512, 140, 'valid') == list(range(140))
+  assert tasks.eval_tasks(4, None, 'valid') == [0, 1, 2, 3]
   with pytest.raises(ValueError, match='unbounded'):
-    tasks.eval_tasks(0, None)
+    tasks.eval_tasks(0, None, 'valid')
+  with pytest.raises(ValueError, match="no games of the split 'vaild'"):
+    tasks.eval_tasks(4, 0, 'vaild')
 
 
 def test_an_empty_split_is_refused():

@@ -16,8 +16,7 @@ import pytest
 
 from experiments.configs import toy
 from hgpo_jax.policy import lora
-from hgpo_jax.train import checkpoint, trainer
-from hgpo_jax.train import run as run_lib
+from hgpo_jax.train import checkpoint, preparation, saved, trainer
 from hgpo_jax.types import ConfigError
 from runs import records
 
@@ -73,10 +72,10 @@ def test_negated_advantages_unlearn(learned, tmp_path):
 
 
 def unlearn(c, seat, folder, store):
-  run, reference = run_lib.warm_start(c, seat, folder)
+  run, reference = preparation.warm_start(c, seat, folder)
   learner = run.make_learner()
   state = run.policy.init_state(reference, learner.optimizer)
-  state = trainer.restored(store, state)
+  state = saved.restored(store, state)
   for step in range(80, 95):
     played = run.rollout(state.params, step)
     state, _ = learner.update(state, reference, played, (0, step))
@@ -162,7 +161,7 @@ def test_adapters_alone_are_trained_saved_and_resumed(tmp_path):
     trainer.open_seat(c) as seat,
     checkpoint.opened(whole / 'checkpoints') as store,
   ):
-    run, base = run_lib.warm_start(c, seat, whole)
+    run, base = preparation.warm_start(c, seat, whole)
     policy = run.policy.saved_params(whole, store, 3)
     saved = store.meta()['checksums']
   adapters, rest = lora.split(policy)

@@ -1,6 +1,6 @@
 """The embedded default: a tiny policy learns small generated ALFWorld games.
 
-Command: `make train`. Cost: a quarter of an hour on 2 cores. A 2-layer Qwen2.5
+Command: `make train`. Cost: 8 minutes on 2 quiet cores. A 2-layer Qwen2.5
 of width 64 clones 1,000 expert episodes, then HGPO trains it on fresh games for
 250 iterations of 16 x 8 episodes; README.md holds what that reached.
 

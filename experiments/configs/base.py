@@ -262,4 +262,4 @@ def get_config() -> ml_collections.ConfigDict:
   c.checkpoint.every = 10  # iterations
   c.checkpoint.keep = 3  # newest ones kept
   c.samples_every = 10  # iterations between written sample episodes; 0 is off
-  return c
+  return c.lock()

@@ -176,7 +176,8 @@ class Checkpoints:
       raise CheckpointError(
         f'{self.folder} holds no checkpoint'
         f'{"" if step is None else f" {step}"} (steps there: {sorted(steps)}). '
-        'Give a folder that a training run wrote, or start without --resume.'
+        'Give a folder that a training run wrote; a run that has saved nothing '
+        'is begun anew, without --resume.'
       )
     return step
 

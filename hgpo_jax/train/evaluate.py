@@ -1,9 +1,11 @@
-"""Rollouts on a fixed list of tasks -> a table of success rates."""
+"""What was played -> tables, scalars and readable text."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
+
+import numpy as np
 
 from hgpo_jax import types
 
@@ -127,6 +129,46 @@ def _columns(
     cells = [splits[s][t][key] for s, t in columns]
     lines.append(f'{name:<12}' + ''.join(f'{cell:>20.3f}' for cell in cells))
   return '\n'.join(lines)
+
+
+def rollout_scalars(
+  trajectories: Sequence[types.Trajectory], reward_scale: float
+) -> dict[str, float]:
+  """Sums up a rollout in a few numbers."""
+  turns = [turn for t in trajectories for turn in t.turns]
+  score = task_score(trajectories)
+  return {
+    'rollout/success': float(np.mean([t.won for t in trajectories])),
+    'rollout/task_score': score,
+    'rollout/reward': reward_scale * score,
+    **{
+      f'rollout/reward_{name}': mean
+      for name, mean in reward_parts(trajectories).items()
+    },
+    'rollout/turns': len(turns) / len(trajectories),
+    'rollout/invalid': float(np.mean([not turn.valid for turn in turns])),
+    'rollout/prompt_tokens': float(np.mean([t.prompt.size for t in turns])),
+    'rollout/reply_tokens': float(np.mean([t.reply.size for t in turns])),
+  }
+
+
+def flat_results(
+  results: Mapping[str, Mapping[str, Mapping[str, Any]]],
+) -> dict[str, float]:
+  """Evaluation results as scalars, `eval/<split>/<temperature>`.
+
+  That is the success; the world's own score stands below `/task_score`, and
+  what it is made of below `/reward_<part>`.
+  """
+  scalars = {}
+  for split, row in results.items():
+    for temperature, result in row.items():
+      name = f'eval/{split}/{temperature}'
+      scalars[name] = result['success']
+      scalars[f'{name}/task_score'] = result['task_score']
+      for part, mean in result['reward_parts'].items():
+        scalars[f'{name}/reward_{part}'] = mean
+  return scalars
 
 
 def transcript(

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
+from hgpo_jax import types
+
 # Unbounded splits give every seed its own stretch of fresh tasks.
 _STRETCH = 10_000_000
 _TRAIN, _SHOWN = 3, 4
@@ -53,13 +55,18 @@ def demonstration_tasks(
   return train_tasks(seed, 0, games, num_tasks, _SHOWN) if games else []
 
 
-def eval_tasks(games: int, num_tasks: int | None) -> list[int]:
-  """Returns the first `games` tasks of a split (all of it when games = 0)."""
+def eval_tasks(games: int, num_tasks: int | None, split: str) -> list[int]:
+  """Returns the first `games` tasks of a split (all of it when games = 0).
+
+  Raises: ConfigError where there are none, or all of them have no end.
+  """
   if num_tasks is None:
     if games < 1:
-      raise ValueError(
-        'eval.games=0 means the whole split, but this split is unbounded; '
-        'give a number of games.'
+      raise types.ConfigError(
+        f'0 games mean the whole split, but {split} is unbounded; give a '
+        'number of games.'
       )
     return list(range(games))
+  if not num_tasks:
+    raise types.ConfigError(f'the world has no games of the split {split!r}.')
   return list(range(min(games, num_tasks) if games else num_tasks))

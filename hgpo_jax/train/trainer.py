@@ -9,9 +9,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
-import jax
 import ml_collections
-import numpy as np
 
 from envs import agent as agent_lib
 from envs import client, registry
@@ -24,6 +22,8 @@ from hgpo_jax.train import (
   exchange,
   hosts,
   metrics,
+  preparation,
+  saved,
   stopping,
 )
 from hgpo_jax.train import model as model_lib
@@ -90,6 +90,7 @@ def train(
   folder: pathlib.Path,
   *,
   resume: bool = False,
+  prepare: Callable[[], None] = lambda: None,
 ) -> dict[str, Any]:
   """Runs an experiment to its end.
 
@@ -97,6 +98,8 @@ def train(
     config: see experiments/configs/base.py.
     folder: where everything is written.
     resume: continue from the newest checkpoint in `folder`.
+    prepare: called before anything is written, when nothing is known that
+      speaks against the run.
 
   Returns: what summary.json holds: success after the warm start and at the
     end, seconds per phase, XLA's compilations.
@@ -111,17 +114,22 @@ def train(
   seconds: dict[str, float] = {}
   results: dict[str, Any] = {}
   stop = stopping.Stop()
-  store = checkpoint.Checkpoints(folder / 'checkpoints', config.checkpoint.keep)
   with (
-    contextlib.closing(store),
     Compilations() as compilations,
     model_lib.on_mesh(config),
     stopping.on_sigterm(stop),
     open_seat(config, stop.check) as opened,
+    contextlib.ExitStack() as stack,
   ):
     seat = dataclasses.replace(
       opened, step_envs=stopping.unless_stopped(stop, opened.step_envs)
     )
+    run_lib.check_games(config, seat)
+    prepare()
+    store = checkpoint.Checkpoints(
+      folder / 'checkpoints', config.checkpoint.keep
+    )
+    stack.enter_context(contextlib.closing(store))
     meta = _resumed(store, config) if resume else None
     if meta is None:
       _check_fresh(store)
@@ -130,7 +138,7 @@ def train(
       metrics.write_json(folder / 'template.json', seat.words)
     agreement.shared(folder / 'config.json')
     with _timed(seconds, 'warm_start'):
-      run, reference = run_lib.warm_start(config, seat, folder)
+      run, reference = preparation.warm_start(config, seat, folder)
     learner = run.make_learner()
     state = run.policy.init_state(
       reference, learner.optimizer, learner.critic_optimizer
@@ -139,7 +147,7 @@ def train(
       run, learner, store, folder, results, seconds, compilations, stop
     )
     if meta:
-      state = restored(store, freed(state))
+      state = saved.restored(store, saved.freed(state))
       results.update(meta['results'])
       seconds.update(meta['seconds'])
     else:
@@ -237,7 +245,7 @@ class _Loop:
         self._saved_on_failure(state, done, record),
       ):
         policy = policy_lib.policy_of(state)
-        found = flat_results(self._run.evaluate(policy))
+        found = evaluate.flat_results(self._run.evaluate(policy))
     log.write(step, {**record, **found})
     log.advance(record)
 
@@ -267,7 +275,7 @@ class _Loop:
     return (
       state,
       {
-        **rollout_scalars(played, c.algo.reward_scale),
+        **evaluate.rollout_scalars(played, c.algo.reward_scale),
         **{f'update/{name}': value for name, value in scalars.items()},
         'rollout/taught': len(taught) / len(played),
         **counted,
@@ -324,7 +332,7 @@ class _Loop:
       'config': self._run.config.to_dict(),
       'owed': owed and {name: float(x) for name, x in owed.items()},
     }
-    self._store.save(done, _saved(state), meta)
+    self._store.save(done, saved.tree_of(state), meta)
 
   def _write_samples(
     self, step: int, played: Sequence[types.Trajectory]
@@ -340,90 +348,6 @@ class _Loop:
     path = self._folder / 'samples' / f'step_{step:06d}.txt'
     path.parent.mkdir(exist_ok=True)
     metrics.write_atomic(path, text)
-
-
-def restored(
-  store: checkpoint.Checkpoints, like: types.TrainState
-) -> types.TrainState:
-  """Reads the newest state; what is frozen is taken from `like`."""
-  return _like(store.restore(_saved(like)), like)
-
-
-def freed(state: types.TrainState) -> types.TrainState:
-  """Puts shapes in the place of arrays, and gives their memory back.
-
-  A state that is read beside another one of its size might not fit. What is
-  frozen stays, as it is not read.
-  """
-
-  def shape(x: jax.Array) -> jax.ShapeDtypeStruct:
-    found = jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding)
-    x.delete()
-    return found
-
-  return _like(jax.tree.map(shape, _saved(state)), state)
-
-
-def _saved(state: types.TrainState) -> dict[str, Any]:
-  """What a checkpoint holds: the warm start has what is frozen already.
-
-  A critic that does not exist has no entry, so that the runs without one can
-  read what was written before there were any.
-  """
-  tree = {
-    'params': state.params,
-    'opt_state': state.opt_state,
-    'step': state.step,
-    'frozen': {},
-  }
-  return tree | ({'critic': _saved(state.critic)} if state.critic else {})
-
-
-def _like(tree: dict[str, Any], state: types.TrainState) -> types.TrainState:
-  """Undoes `_saved`."""
-  critic = state.critic and _like(tree['critic'], state.critic)
-  fields = {**tree, 'frozen': state.frozen, 'critic': critic}
-  return dataclasses.replace(state, **fields)
-
-
-def rollout_scalars(
-  trajectories: Sequence[types.Trajectory], reward_scale: float
-) -> dict[str, float]:
-  """Sums up a rollout in a few numbers."""
-  turns = [turn for t in trajectories for turn in t.turns]
-  score = evaluate.task_score(trajectories)
-  return {
-    'rollout/success': float(np.mean([t.won for t in trajectories])),
-    'rollout/task_score': score,
-    'rollout/reward': reward_scale * score,
-    **{
-      f'rollout/reward_{name}': mean
-      for name, mean in evaluate.reward_parts(trajectories).items()
-    },
-    'rollout/turns': len(turns) / len(trajectories),
-    'rollout/invalid': float(np.mean([not turn.valid for turn in turns])),
-    'rollout/prompt_tokens': float(np.mean([t.prompt.size for t in turns])),
-    'rollout/reply_tokens': float(np.mean([t.reply.size for t in turns])),
-  }
-
-
-def flat_results(
-  results: Mapping[str, Mapping[str, Mapping[str, Any]]],
-) -> dict[str, float]:
-  """Evaluation results as scalars, `eval/<split>/<temperature>`.
-
-  That is the success; the world's own score stands below `/task_score`, and
-  what it is made of below `/reward_<part>`.
-  """
-  scalars = {}
-  for split, row in results.items():
-    for temperature, result in row.items():
-      name = f'eval/{split}/{temperature}'
-      scalars[name] = result['success']
-      scalars[f'{name}/task_score'] = result['task_score']
-      for part, mean in result['reward_parts'].items():
-        scalars[f'{name}/reward_{part}'] = mean
-  return scalars
 
 
 def _check_fresh(store: checkpoint.Checkpoints) -> None:

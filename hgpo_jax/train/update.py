@@ -109,7 +109,7 @@ def make_policy_loss(config: Any) -> PolicyLoss:
   """Builds the loss that an experiment's `loss` section describes."""
   name = config.surrogate
   clipped = {n: config[n] for n in _CLIPPED}
-  options = clipped if name == 'clipped' else dict(config[name])
+  options = clipped if name == 'clipped' else dict(config.get(name, {}))
   return PolicyLoss(
     surrogate=functools.partial(SURROGATES[name], **options),
     kl_coef=config.kl_coef,

@@ -47,8 +47,9 @@ def test_scores_are_told_beside_successes():
   assert 'task_score' not in evaluate.comparison(same)
   assert evaluate.flat_results({'test': {'0.4': result}}) == {
     'eval/test/0.4': 0.5, 'eval/test/0.4/task_score': 0.875}  # fmt: skip
-  scalars = evaluate.rollout_scalars(EPISODES, reward_scale=10.0)
+  scalars = evaluate.rollout_scalars(EPISODES, rewards.success, 10.0)
   assert scalars['rollout/success'] == 0.5
+  assert scalars['rollout/reward'] == 5.0  # what is learned from
   assert scalars['rollout/task_score'] == 0.875
   assert not any('reward_' in name for name in scalars)
 
@@ -67,7 +68,7 @@ def test_parts_are_means_over_the_episodes_that_have_them():
   told = evaluate.table(result).splitlines()[-1]
   assert told.endswith('reward: total 0.750, price 0.500, options 0.250')
   flat = evaluate.flat_results({'test': {'0.4': result}})
-  scalars = evaluate.rollout_scalars(played, reward_scale=10.0)
+  scalars = evaluate.rollout_scalars(played, rewards.world, 10.0)
   for name, mean in parts.items():
     assert flat[f'eval/test/0.4/reward_{name}'] == mean
     assert scalars[f'rollout/reward_{name}'] == mean

@@ -154,6 +154,7 @@ def get_config() -> ml_collections.ConfigDict:
   c.algo.rloo.count = 'trajectories'  # or 'rows'
   c.algo.dr_grpo = ml_collections.ConfigDict()
   c.algo.dr_grpo.count = 'trajectories'  # or 'rows'
+  # For rows that name their agent, which no world here has: refused at start.
   c.algo.dr_mas = ml_collections.ConfigDict()
   c.algo.dr_mas.normalisation = 'mean_std'  # or 'mean'
   c.algo.dr_mas.count = 'rows'  # or 'trajectories'

@@ -132,15 +132,23 @@ def _columns(
 
 
 def rollout_scalars(
-  trajectories: Sequence[types.Trajectory], reward_scale: float
+  trajectories: Sequence[types.Trajectory],
+  rewarded: Callable[[types.Trajectory], types.Trajectory],
+  reward_scale: float,
 ) -> dict[str, float]:
-  """Sums up a rollout in a few numbers."""
+  """Sums up a rollout in a few numbers.
+
+  Args:
+    trajectories: of the world.
+    rewarded: puts in what the learner rewards.
+    reward_scale: that it multiplies these rewards by.
+  """
   turns = [turn for t in trajectories for turn in t.turns]
-  score = task_score(trajectories)
+  learned = [rewarded(t) for t in trajectories]
   return {
     'rollout/success': float(np.mean([t.won for t in trajectories])),
-    'rollout/task_score': score,
-    'rollout/reward': reward_scale * score,
+    'rollout/task_score': task_score(trajectories),
+    'rollout/reward': reward_scale * task_score(learned),
     **{
       f'rollout/reward_{name}': mean
       for name, mean in reward_parts(trajectories).items()

@@ -275,7 +275,9 @@ class _Loop:
     return (
       state,
       {
-        **evaluate.rollout_scalars(played, c.algo.reward_scale),
+        **evaluate.rollout_scalars(
+          played, self._run.rewarded, c.algo.reward_scale
+        ),
         **{f'update/{name}': value for name, value in scalars.items()},
         'rollout/taught': len(taught) / len(played),
         **counted,

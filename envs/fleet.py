@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import shlex
+import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -12,10 +14,11 @@ from envs.base import ServerError
 from envs.remote import Remote
 
 NAP = 0.02  # seconds between two looks at servers that are busy or down
+_PATIENT = 5.0  # seconds of waiting until somebody is told of it
 
 
 class ServersLost(ServerError):
-  """No server came back in time; the text names them all."""
+  """Servers are away, or are others than expected; the text names them all."""
 
 
 class Fleet:
@@ -36,18 +39,28 @@ class Fleet:
     return sum(server.look(self._wrong) for server in self._servers)
 
   def await_all(self, seconds: float, check: Callable[[], None]) -> None:
-    """Waits until all are up; raises ServersLost where one is not in time.
+    """Waits until all are up; a long wait is told once, on stderr.
 
     Args:
       seconds: that it waits at most.
       check: called meanwhile; what it raises ends the wait.
+
+    Raises: ServersLost where one is not up in time, or, as soon as all were
+      tried, where one is there and will not become the right one by waiting.
     """
-    deadline = time.monotonic() + seconds
+    start, told = time.monotonic(), False
     while not all(server.up for server in self._servers):
       check()
       self.look()
-      if time.monotonic() > deadline:
+      tried = all(server.heard for server in self._servers)
+      if tried and any(server.refuses for server in self._servers):
+        raise self._refused()
+      waited = time.monotonic() - start
+      if waited > seconds:
         raise self.lost('in time')
+      if waited > _PATIENT and not told:
+        self._tell(seconds - waited)
+        told = True
       time.sleep(NAP)
 
   def choose(self, slot: int, here: Remote | None) -> Remote | None:
@@ -65,13 +78,41 @@ class Fleet:
 
   def lost(self, when: str) -> ServersLost:
     """The error that names every server and what is wrong with it."""
-    each = ''.join(
+    return ServersLost(
+      f'environment servers did not answer {when}:{self._states()}\nStart them '
+      f'again, and resume:\n  {self._command()}'
+    )
+
+  def _refused(self) -> ServersLost:
+    return ServersLost(
+      f'environment servers do not serve this client:{self._states()}\nGive it '
+      'their token, or start servers from the same sources and data with\n  '
+      f'{self._command()}'
+    )
+
+  def _tell(self, left: float) -> None:
+    """Says what is waited for, for `left` seconds more."""
+    until = time.strftime('%H:%M:%S', time.localtime(time.time() + left))
+    print(
+      f'Waiting until {until} (another {left:.0f} s) for environment servers:'
+      f'{self._states()}\nEach is started by\n  {self._command()}',
+      file=sys.stderr,
+      flush=True,
+    )
+
+  def _states(self) -> str:
+    """A line for every server."""
+    return ''.join(
       f'\n  {server.address}: {"up" if server.up else server.reason}'
       for server in self._servers
     )
-    return ServersLost(
-      f'environment servers did not answer {when}:{each}\nStart them again '
-      '(python -m envs.serve), and resume.'
+
+  def _command(self) -> str:
+    """What starts a server of this world, but for where it listens."""
+    world, options = self.expected.world, self.expected.options
+    return (
+      f'python -m envs.serve --world={shlex.quote(world)} '
+      f'--options={shlex.quote(options)}'
     )
 
   def close(self, farewell: bytes) -> None:
@@ -85,8 +126,9 @@ class Fleet:
   def _wrong(self, found: wire.Identity) -> str:
     """What is wrong with a server; the first one tells the data's hash."""
     with self._lock:
-      if not self.expected.data:
-        expected = dataclasses.replace(self.expected, data=found.data)
-        if not grpc_server.differences(found, expected):
-          self.expected = expected
-    return grpc_server.differences(found, self.expected)
+      expected = self.expected
+      if not expected.data:
+        expected = dataclasses.replace(expected, data=found.data)
+      if not (wrong := grpc_server.differences(found, expected)):
+        self.expected = expected
+    return wrong

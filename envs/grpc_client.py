@@ -81,7 +81,7 @@ class GrpcClient:
     patience: float = 600.0,
     check: Callable[[], None] = lambda: None,
   ):
-    """Says hello to all servers; they have to be there, and to be alike.
+    """Says hello to all servers; waits for them, and they have to be alike.
 
     Args:
       addresses: `host:port` of each server.
@@ -95,8 +95,8 @@ class GrpcClient:
       check: called every second, at least, while servers are waited for; what
         it raises ends the call, and the next one goes on from there.
 
-    Raises: ServersLost where a server does not answer in time or plays
-      something else.
+    Raises: ServersLost where a server does not answer in time, or answers and
+      plays something else; that is not waited for.
     """
     if not addresses:
       raise ServerError('no addresses: expected at least one host:port.')

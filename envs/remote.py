@@ -18,6 +18,12 @@ _OUR_FAULT = (
   grpc.StatusCode.INVALID_ARGUMENT,
   grpc.StatusCode.OUT_OF_RANGE,
 )
+# What answers a hello and will not serve us, however long we wait.
+_REFUSALS = (
+  grpc.StatusCode.UNAUTHENTICATED,
+  grpc.StatusCode.FAILED_PRECONDITION,
+  grpc.StatusCode.UNIMPLEMENTED,
+)
 
 _OPTIONS = (
   ('grpc.max_receive_message_length', wire.MAX_BYTES + 1024),
@@ -62,6 +68,8 @@ class Remote:
     self.address = address
     self.up = False
     self.reason = 'it has not answered yet'  # why it is down
+    self.heard = False  # whether a hello has come to any end
+    self.refuses = False  # whether it is there, and the wrong one
     self._metadata = (
       (('authorization', grpc_server.bearer(credentials.token)),)
       if credentials.token
@@ -117,11 +125,13 @@ class Remote:
       probe, self._probe = self._probe, None
       try:
         self.reason = check(wire.decode_identity(probe.result()))
+        self.refuses = bool(self.reason)
       except grpc.RpcError as error:
         self.reason = told(error)
+        self.refuses = error.code() in _REFUSALS
       except wire.WireError as error:
-        self.reason = str(error)
-      self.up = not self.reason
+        self.reason, self.refuses = str(error), True
+      self.heard, self.up = True, not self.reason
       return self.up
 
   def close(self) -> None:

@@ -37,7 +37,10 @@ class World(Protocol):
     ...
 
   def num_tasks(self, split: str) -> int | None:
-    """Returns the size of a split, None if it has no end."""
+    """Returns the size of a split, None if it has no end.
+
+    Raises: UnknownTask where there is no such split.
+    """
     ...
 
   def kind(self, task: Task) -> str:

@@ -56,7 +56,9 @@ _JOBS_AT_ONCE = flags.DEFINE_integer(
 
 def main(argv: Sequence[str]) -> None:
   if len(argv) != 2:
-    raise app.UsageError('expected one sweep file, such as sweeps/tiny.toml')
+    raise app.UsageError(
+      'expected one sweep file, such as launch/sweeps/tiny.toml'
+    )
   jax.config.update('jax_platforms', 'cpu')  # the runs have the accelerator
   # Being ended like being interrupted, also where a shell has told background
   # jobs to ignore that: the runs save what they have.

@@ -15,7 +15,12 @@ anything runs, compared between commits, and cannot compute its own answer.
 
 An axis' plain values go to its field below, or into `config`, where that names
 the axis: `paper.py:{method}-{world}-{size}-k{k}`. Instead of a list, an axis is
-also a table of values, each with what it sets, and a `config` of its own:
+also a table of values, each with what it sets, and a `config` of its own. So
+every field of a config can be varied:
+
+  [axes.method]
+  slow = { optim.learning_rate = 1e-4 }
+  fast = { optim.learning_rate = 1e-3 }
 
   [axes.world]
   alfworld = { config = 'experiments/configs/alfworld_tiny.py' }
@@ -101,7 +106,14 @@ def _sweep(name: str, table: Mapping[str, Any]) -> Sweep:
     if not table.get(key):
       raise LaunchError(f'no {key}; expected one in every sweep.')
   axes = table['axes']
-  _known('axis', axes, AXES)
+  try:
+    _known('axis', axes, AXES)
+  except LaunchError as error:
+    raise LaunchError(
+      f'{error} To vary a field of the config, name values of an axis and what '
+      'they set: `[axes.method]`, and below it `a = { optim.learning_rate = '
+      '1e-3 }`.'
+    ) from None
   parts = [list(_values(axis, axes[axis])) for axis in AXES if axis in axes]
   jobs = [
     _job(table, dict(zip([a for a in AXES if a in axes], values, strict=True)))

@@ -145,6 +145,8 @@ def test_kinds_follow_the_index_and_a_choice_of_types():
   some = AlfWorld(task_types=TASK_TYPES[1:3], **EASY)
   assert some.kind(Task('train', 3)) == TASK_TYPES[2]
   assert some.num_tasks('train') is None
+  with pytest.raises(UnknownTask, match='valid_seen'):
+    some.num_tasks('valid')
 
 
 def test_kinds_need_no_game(monkeypatch):

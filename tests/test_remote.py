@@ -182,13 +182,32 @@ def test_other_protocols_and_worlds_are_refused(monkeypatch):
 
 
 def test_a_client_names_servers_that_play_something_else():
+  """And does not wait until they play what it wants."""
+  start, long = time.monotonic(), {'timeout': 60, 'patience': 60}
   with Serving() as a, Serving(who_it_is=who(num_words=3)) as b:
     with pytest.raises(fleet.ServersLost) as error:
-      connect(a.address, b.address, patience=1)
-    assert f'{a.address}: up' in str(error.value)
-    assert b.address in str(error.value) and 'options' in str(error.value)
-    with pytest.raises(fleet.ServersLost, match="world 'toy'.*alfworld"):
-      connect(a.address, world='alfworld', patience=1)
+      connect(a.address, b.address, **long)
+    said = str(error.value)
+    assert f'{a.address}: up' in said and f'{b.address}: the server' in said
+    assert 'options' in said
+    assert """--world=toy --options='{"num_words": 4}'""" in said
+    with pytest.raises(fleet.ServersLost, match="world 'toy'.*alfworld") as e:
+      connect(a.address, world='alfworld', **long)
+    assert "expects ''" not in str(e.value)  # data were never compared
+    with pytest.raises(fleet.ServersLost) as error:  # of two that are wrong
+      connect(b.address, '127.0.0.1:1', **long)
+    assert '127.0.0.1:1: UNAVAILABLE' in str(error.value)
+  assert time.monotonic() - start < 30
+
+
+def test_a_long_wait_is_told_once(monkeypatch, capsys):
+  monkeypatch.setattr(fleet, '_PATIENT', 0.5)
+  with Serving() as a, pytest.raises(fleet.ServersLost, match='in time'):
+    connect(a.address, '127.0.0.1:1', patience=1.5)
+  said = capsys.readouterr().err
+  assert said.count('Waiting until') == said.count('127.0.0.1:1: UNAVAIL') == 1
+  assert f'{a.address}: up' in said and 'another 1 s' in said
+  assert 'python -m envs.serve --world=toy' in said
 
 
 def test_a_client_refuses_servers_of_unequal_data():
@@ -198,7 +217,7 @@ def test_a_client_refuses_servers_of_unequal_data():
     Serving(who_it_is=other) as b,
     pytest.raises(fleet.ServersLost, match="data 'other data'"),
   ):
-    connect(a.address, b.address, patience=1)
+    connect(a.address, b.address)
 
 
 def test_a_token_is_demanded_and_checked():
@@ -207,7 +226,7 @@ def test_a_token_is_demanded_and_checked():
       code, text = refusal(a, 'Hello', wire.encode_hello(), **given)
       assert code == 'UNAUTHENTICATED' and 'token' in text
     with pytest.raises(fleet.ServersLost, match='UNAUTHENTICATED'):
-      connect(a.address, patience=1)
+      connect(a.address, timeout=60, patience=60)
     with connect(a.address, credentials=remote.Credentials(TOKEN)) as envs:
       assert envs({0: Task('train', 0)})[0].observation == 'Say red.'
 

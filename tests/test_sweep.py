@@ -55,13 +55,17 @@ def test_a_table_of_values_sets_what_it_says(tmp_path):
   toy = TINY.replace('alfworld_tiny', 'toy')
   jobs = read(
     tmp_path,
-    "[axes.method]\nplain = {}\nmean = { algo.hgpo.normalisation = 'mean', "
+    '[axes.method]\nplain = { optim.learning_rate = 1e-3 }\n'
+    "mean = { algo.hgpo.normalisation = 'mean', "
     'sampling.prompt_buckets = [16, 32] }\n'
     f"[axes.world]\ntoy = {{ config = '{toy}', rollout.groups = 4 }}\n",
   ).jobs
   assert [job.name for job in jobs] == ['plain-toy', 'mean-toy']
   assert {job.config for job in jobs} == {toy}
-  assert jobs[0].overrides == {'rollout.groups': 4}
+  assert jobs[0].overrides == {
+    'optim.learning_rate': 1e-3,
+    'rollout.groups': 4,
+  }
   assert sweep.load(jobs[1]).sampling.prompt_buckets == (16, 32)
 
 
@@ -115,6 +119,13 @@ def test_sweeps_of_the_repository_suit_their_back_ends(path):
   'text, said',
   [
     ('[axes]\nsed = [1]', "no axis is called 'sed'; expected method, world"),
+    (
+      "[axes]\nalgo.estimator = ['hgpo']",
+      "no axis is called 'algo'; expected method, world, size, k, seed. To "
+      'vary a field of the config, name values of an axis and what they set: '
+      '`[axes.method]`, and below it `a = { optim.learning_rate = 1e-3 }`.',
+    ),
+    ("[axes]\n'optim.learning_rate' = [1e-3]", '`a = { optim.learning_rate'),
     ('axis = 1\n[axes]\nseed = [1]', "no key is called 'axis'"),
     ('hosts = 2', 'no axes'),
     ('[axes]\nseed = 3', 'expected a list of values'),

@@ -106,7 +106,10 @@ class AlfWorld:
     return AlfWorldEnv(self)
 
   def num_tasks(self, split: str) -> int | None:
-    return None if self._data == 'generated' else len(self._paths(split))
+    if self._data == 'files':
+      return len(self._paths(split))
+    generated_type(self._spec, split, 0)  # tells of a split that there is not
+    return None
 
   def kind(self, task: Task) -> str:
     if self._data == 'generated':

@@ -118,13 +118,17 @@ def _default_folder(config: ml_collections.ConfigDict) -> str:
 def _make_room(folder: pathlib.Path) -> None:
   """Makes the run's folder; an older run there becomes `<name>.1`, ...
 
+  What starts a run may have made its `logs` there already.
+
   Raises: ConfigError where something else is there.
   """
   if hosts.is_first():
     folder = folder.resolve()  # for its name
-    if not _RESUME.value and folder.exists() and any(folder.iterdir()):
-      _move_aside(folder)
     folder.mkdir(parents=True, exist_ok=True)
+    there = {path.name for path in folder.iterdir()} - {'logs'}
+    if there and not _RESUME.value:
+      _move_aside(folder)
+      folder.mkdir()
   hosts.wait('the folder is there')
 
 

@@ -71,7 +71,9 @@ def test_train_then_evaluate_a_split_of_its_own_world(tmp_path):
     '--config.iterations=2',
     f'--config.run_dir={folder}',
   ]
+  (folder / 'logs').mkdir(parents=True)  # as of what has started it
   said = run(*command)
+  assert not (tmp_path / 'run.1').exists()
   assert 'warm_start' in said and 'final' in said and 'compiled' in said
   said = run(*command)  # the older run is kept
   assert 'moved to' in said and (tmp_path / 'run.1' / 'summary.json').exists()

@@ -272,7 +272,8 @@ def test_two_iterations_of_the_config(config, tmp_path):
     f'--checkpoint={folder}', '--games=4', '--max_turns=6',
   ]  # fmt: skip
   subprocess.run(command, cwd=ROOT, check=True)
-  (path,) = folder.glob('evaluation_test_generated_0.4_123_2.json')
+  (path,) = folder.glob('evaluation_test_generated_*.json')
+  assert path.stem.endswith('_0.4_123_2_games-4_turns-6')
   played = json.loads(path.read_text())
   assert played['turns'] <= 6 and 'engine' not in played
   refused = subprocess.run(

@@ -10,14 +10,13 @@ from __future__ import annotations
 
 import pathlib
 import shutil
-import signal
 import sys
 from collections.abc import Sequence
 
 import jax
 from absl import app, flags
 
-from experiments import sessions
+from experiments import sessions, signals
 from experiments.comparison import cells as cells_lib
 from experiments.comparison import gather, plots, report
 from experiments.comparison import results as results_lib
@@ -52,10 +51,7 @@ def main(argv: Sequence[str]) -> None:
   if len(argv) > 1:
     raise app.UsageError(f'unknown arguments {argv[1:]}')
   jax.config.update('jax_platforms', 'cpu')  # the runs have the accelerator
-  # Being ended like being interrupted, also where a shell has told background
-  # jobs to ignore that: the runs save what they have.
-  for number in (signal.SIGTERM, signal.SIGINT):
-    signal.signal(number, signal.default_int_handler)
+  signals.end_like_ctrl_c()  # and the runs save what they have
   out = pathlib.Path(_OUT.value)
   failed: list[cells_lib.Cell] = []
   try:

@@ -16,6 +16,7 @@ from typing import Any
 import ml_collections
 from absl import app, flags, logging
 
+from envs import registry
 from envs.base import EnvError
 from hgpo_jax.policy import tokenizer as tokenizer_lib
 from hgpo_jax.policy.sampling import Sampling
@@ -171,14 +172,14 @@ def _change_world(env: ml_collections.ConfigDict) -> None:
       'training.'
     )
   if _MAX_TURNS.value:
-    if 'max_turns' not in env.get(env.world, {}):
+    if 'max_turns' not in registry.options_of(env):
       raise ConfigError(f'--max_turns: {env.world} has no such option.')
     env[env.world].max_turns = _MAX_TURNS.value
 
 
 def _played_with(config: ml_collections.ConfigDict) -> dict[str, Any]:
   """Where games come from and what plays them, for worlds with a choice."""
-  options = config.env.get(config.env.world, {})
+  options = registry.options_of(config.env)
   keys = ('data', 'engine', 'max_turns')
   found = {key: options[key] for key in keys if key in options}
   return {**found, 'template': config.env.template_file}

@@ -86,7 +86,7 @@ def _work(config: ml_collections.ConfigDict, folder: pathlib.Path) -> Lines:
     f'{n * c.rollout.groups:,} tasks, {n * episodes:,} episodes',
   )
   prompt, reply = max(c.sampling.prompt_buckets), c.sampling.max_reply
-  limit = _options(config).get('max_turns')
+  limit = registry.options_of(config.env).get('max_turns')
   if limit is None:  # the world's own affair
     yield 'tokens', f'at most {prompt:,} + {reply:,} a turn'
     return
@@ -109,7 +109,7 @@ def _work(config: ml_collections.ConfigDict, folder: pathlib.Path) -> Lines:
 def _games(config: ml_collections.ConfigDict, folder: pathlib.Path) -> Lines:
   """What is played, as far as the world has it."""
   c = config.eval
-  world = registry.make_world(config.env.world, _options(config))
+  world = registry.make_world(config.env.world, registry.options_of(config.env))
   size = world.num_tasks('train')
   played = config.iterations * config.rollout.groups
   if size is None:
@@ -176,12 +176,6 @@ def _files(config: ml_collections.ConfigDict, folder: pathlib.Path) -> Lines:
 
 
 # ---- what the parts ask ----
-
-
-def _options(config: ml_collections.ConfigDict) -> dict[str, Any]:
-  """Those of the config's world."""
-  env = config.env
-  return env[env.world].to_dict() if env.world in env else {}
 
 
 def _list(values: Any) -> str:

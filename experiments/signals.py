@@ -28,3 +28,12 @@ class Signals:
   def __exit__(self, *_: object) -> None:
     for number, handler in self._before.items():
       signal.signal(number, handler)
+
+
+def end_like_ctrl_c() -> None:
+  """Lets SIGTERM and SIGINT raise KeyboardInterrupt in this process.
+
+  Also where a shell has told background jobs to ignore Ctrl-C.
+  """
+  for number in (signal.SIGTERM, signal.SIGINT):
+    signal.signal(number, signal.default_int_handler)

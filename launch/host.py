@@ -25,6 +25,7 @@ from collections.abc import Iterator, Sequence
 from absl import app, flags
 from ml_collections import config_flags
 
+from envs import registry
 from experiments import logs
 from experiments.command import run
 from experiments.signals import Signals
@@ -63,7 +64,6 @@ def main(argv: Sequence[str]) -> None:
     return
   path = folder / 'logs'
   path.mkdir(parents=True, exist_ok=True)
-  options = c.env[c.env.world].to_dict() if c.env.world in c.env else {}
   try:
     with (
       _claimed(f'hgpo_jax:{folder.resolve()}:{name}') as claim,
@@ -71,7 +71,7 @@ def main(argv: Sequence[str]) -> None:
       servers.lifeline() as (alive, held),
       servers.serving(
         c.env.world,
-        options,
+        registry.options_of(c.env),
         _ENV_SERVERS.value,
         lambda number: path / f'env_{name}_{number}.log',
         alive,

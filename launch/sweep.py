@@ -8,9 +8,7 @@ launch/sweep_file.py for the file and launch/README.md for the back ends.
 from __future__ import annotations
 
 import dataclasses
-import importlib.util
 import pathlib
-import signal
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from subprocess import SubprocessError
@@ -20,7 +18,7 @@ import jax
 import ml_collections
 from absl import app, flags
 
-from experiments import folders, planning
+from experiments import config_files, folders, planning, signals
 from hgpo_jax.train import run as run_lib
 from hgpo_jax.types import ConfigError
 from launch import gke, local, slurm, sweep_file, tpu_pod
@@ -60,10 +58,7 @@ def main(argv: Sequence[str]) -> None:
       'expected one sweep file, such as launch/sweeps/tiny.toml'
     )
   jax.config.update('jax_platforms', 'cpu')  # the runs have the accelerator
-  # Being ended like being interrupted, also where a shell has told background
-  # jobs to ignore that: the runs save what they have.
-  for number in (signal.SIGTERM, signal.SIGINT):
-    signal.signal(number, signal.default_int_handler)
+  signals.end_like_ctrl_c()  # and the runs save what they have
   try:
     sweep = sweep_file.read(argv[1])
     waiting = unfinished(sweep.jobs)
@@ -149,14 +144,12 @@ def load(job: Job) -> ml_collections.ConfigDict:
 
 def _config(job: Job) -> ml_collections.ConfigDict:
   path, _, variant = job.config.partition(':')
-  spec = importlib.util.spec_from_file_location('swept', path)
-  if spec is None or spec.loader is None or not pathlib.Path(path).exists():
+  module = config_files.load(path)
+  if module is None:
     raise LaunchError(
       f'{job.name}: {path} is no Python file; expected a config, such as '
       'experiments/configs/alfworld_tiny.py.'
     )
-  module = importlib.util.module_from_spec(spec)
-  spec.loader.exec_module(module)
   try:
     return module.get_config(*([variant] if variant else []))
   except (TypeError, ValueError) as error:

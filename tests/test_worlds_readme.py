@@ -12,7 +12,7 @@ from envs import checker, grpc_client, local, registry
 from envs.base import Task, UnknownTask
 from experiments.configs import alfworld_tiny
 from hgpo_jax.train import run, trainer
-from test_remote import check_remote
+from serving import check_remote
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 PAGE = (ROOT / 'envs' / 'README.md').read_text()

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import importlib.util
 import pathlib
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple
 
-from experiments import folders, logs, supervision
+from experiments import config_files, folders, logs, supervision
 from hgpo_jax.train import run as run_lib
 
 TRAINER = (sys.executable, '-m', 'experiments.train')
@@ -50,11 +49,9 @@ def load_methods(path: str, named: Iterable[str] = ()) -> Any:
   Raises: CompareError where there is no such file, or it lacks one of these or
     a method that is `named`.
   """
-  spec = importlib.util.spec_from_file_location('comparison_methods', path)
-  if spec is None or spec.loader is None or not pathlib.Path(path).exists():
+  module = config_files.load(path)
+  if module is None:
     raise CompareError(f'{path} is no Python file; give a config file.')
-  module = importlib.util.module_from_spec(spec)
-  spec.loader.exec_module(module)
   for name in ('METHODS', 'MAIN', 'REFERENCES'):
     if not hasattr(module, name):
       raise CompareError(

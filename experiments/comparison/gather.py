@@ -111,7 +111,7 @@ def _check_budget(one: Run, other: Run) -> None:
 def columns(run: Run, split: str) -> dict[str, np.ndarray]:
   """Returns kind of task -> which of a split's games `[G]` are of it."""
   env = run.config['env']
-  world = registry.make_world(env['world'], env.get(env['world'], {}))
+  world = registry.make_world(env['world'], registry.options_of(env))
   games = run.outcomes(FINAL, split).size
   kinds = np.array([world.kind(Task(split, i)) for i in range(games)])
   return {str(kind): kinds == kind for kind in sorted(set(kinds))}

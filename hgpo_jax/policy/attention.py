@@ -21,7 +21,7 @@ from jax import Array
 from hgpo_jax.policy.sharding import partition
 
 MASKED = -1e30  # finite, so that a row without any valid key gives no NaN
-TPU_BLOCK = 128  # tokens that the TPU kernel reads at a time
+_TPU_BLOCK = 128  # tokens that the TPU kernel reads at a time
 
 
 @flax.struct.dataclass
@@ -134,7 +134,7 @@ def tpu_flash(q: Array, k: Array, v: Array, context: Context) -> Array:
   if context.at is not None:  # the kernel is causal by place
     return plain(q, k, v, context)
   groups, length = q.shape[1] // k.shape[1], q.shape[2]
-  extra = -length % TPU_BLOCK
+  extra = -length % _TPU_BLOCK
   q, k, v = (
     jnp.pad(x, [(0, 0), (0, 0), (0, extra), (0, 0)]) for x in (q, k, v)
   )

@@ -19,7 +19,7 @@ from jax import Array
 class KVCache:
   """Keys and values of the tokens seen so far; row b fills slots from 0 on.
 
-  KV counts the heads that are stored: `cache_heads(config)` of them.
+  KV counts the heads that are stored: `qwen2.cache_heads(config)` of them.
 
   Attributes:
     k: `[layers, B, KV, H, S]` keys, rotated; so turned, reading them for one

@@ -51,7 +51,7 @@ def open_seat(
     check: asked while remote servers are waited for; may raise.
   """
   env = config.env
-  options = env[env.world].to_dict() if env.world in env else {}
+  options = registry.options_of(env)
   world = registry.make_world(env.world, options)
   template = agent_lib.make_template(
     env.template, world.templates, env.template_file

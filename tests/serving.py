@@ -1,0 +1,78 @@
+"""Remote servers in this process, and ways to talk to them."""
+
+import grpc
+import pytest
+
+from envs import checker, grpc_client, grpc_server, identity, registry, wire
+from envs.toy import GuessEnv
+
+TOKEN = 'a token of twenty-odd letters'
+LOOPBACK = grpc_server.Access()
+
+
+def who(world='toy', **options):
+  made = registry.make_world(world, options)
+  return wire.Identity(
+    world,
+    identity.canonical(world, options),
+    identity.code_version(world),
+    identity.data_hash(made),
+  )
+
+
+class Serving:
+  """A server in this process, and a raw channel to it."""
+
+  def __init__(
+    self, make_env=GuessEnv, who_it_is=None, access=LOOPBACK, **more
+  ):
+    self.identity = who_it_is or who()
+    self._running = grpc_server.start(make_env, self.identity, access, **more)
+    self.address = f'127.0.0.1:{self._running.port}'
+    self.channel = grpc.insecure_channel(self.address)
+
+  def call(self, method, data, service=grpc_server.SERVICE, **more):
+    call = self.channel.unary_unary(f'/{service}/{method}')
+    return call(data, timeout=10, **more)
+
+  def __enter__(self):
+    return self
+
+  def __exit__(self, *_):
+    self.channel.close()
+    self._running.stop()
+
+
+def connect(*addresses, world='toy', options=None, **more):
+  more = {'timeout': 10, 'patience': 10, **more}
+  return grpc_client.GrpcClient(addresses, world, options or {}, **more)
+
+
+def refusal(serving, method, data, **more):
+  """The status of a call that is refused; the server has to live on."""
+  with pytest.raises(grpc.RpcError) as error:
+    serving.call(method, data, **more)
+  health = serving.call('Check', b'', service=grpc_server.HEALTH)
+  assert health == grpc_server.SERVING
+  return error.value.code().name, error.value.details()
+
+
+class RemoteEnv:
+  """A slot of a client as an environment, for the contract checker."""
+
+  def __init__(self, step_envs, slot):
+    self._step_envs, self._slot = step_envs, slot
+
+  def reset(self, task):
+    return self._step_envs({self._slot: task})[self._slot]
+
+  def step(self, action):
+    return self._step_envs({self._slot: action})[self._slot]
+
+
+def check_remote(step_envs, tasks, **more):
+  """`check_env` behind a client; every environment is a slot of its own."""
+  slots = iter(range(10**6))
+  return checker.check_env(
+    lambda: RemoteEnv(step_envs, next(slots)), tasks, **more
+  )

@@ -18,8 +18,9 @@ import signal
 import sys
 import threading
 
-from envs import grpc_server, identity, registry, wire
+from envs import registry
 from envs.base import EnvError
+from envs.serving import identity, protocol, server
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -29,20 +30,20 @@ def main(argv: list[str] | None = None) -> None:
   os.dup2(2, 1)
   try:
     world = registry.make_world(args.world, args.options)
-    serving = grpc_server.start(
+    serving = server.start(
       world.make_env,
-      wire.Identity(
+      protocol.Identity(
         args.world,
         identity.canonical(args.world, args.options),
         identity.code_version(args.world),
         identity.data_hash(world),
       ),
-      grpc_server.Access(
+      server.Access(
         args.host,
         args.port,
-        grpc_server.read_token(args.token_file),
-        grpc_server.read_pem(args.key),
-        grpc_server.read_pem(args.certificate),
+        server.read_token(args.token_file),
+        server.read_pem(args.key),
+        server.read_pem(args.certificate),
       ),
       args.max_requests,
     )

@@ -92,7 +92,7 @@ def main(argv: list[str]) -> None:
   players = _players()
   todo = len(missing(folder / 'cells', players))
   try:
-    everything = _judged(settings, players, folder / 'cells', show)
+    everything = _estimated(settings, players, folder / 'cells', show)
   except (LabError, EnvError) as error:
     sys.exit(f'{type(error).__name__}: {error}')
   for name in ('cells', 'comparisons', 'levels', 'steps'):
@@ -115,7 +115,7 @@ def main(argv: list[str]) -> None:
   show(f'wrote {folder / "report.md"}')
 
 
-def _judged(
+def _estimated(
   settings: Settings,
   players: Sequence[Player],
   folder: pathlib.Path,

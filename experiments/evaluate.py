@@ -18,11 +18,11 @@ from absl import app, flags, logging
 
 from envs import registry
 from envs.base import EnvError
-from hgpo_jax.policy import tokenizer as tokenizer_lib
-from hgpo_jax.policy.sampling import Sampling
-from hgpo_jax.policy.weights import WeightsError
-from hgpo_jax.train import checkpoint, evaluate, metrics, tasks, trainer
-from hgpo_jax.train import model as model_lib
+from hgpo_jax.model import tokenizer as tokenizer_lib
+from hgpo_jax.model.weights import WeightsError
+from hgpo_jax.sampler.sampling import Sampling
+from hgpo_jax.train import build as model_lib
+from hgpo_jax.train import checkpoint, evaluate, loop, metrics, tasks
 from hgpo_jax.train import policy as policy_lib
 from hgpo_jax.train import run as run_lib
 from hgpo_jax.types import ConfigError
@@ -94,17 +94,20 @@ def run() -> dict[str, Any]:
     _change(config, folder)
     model_lib.fit_mesh(config)
     tokenizer = tokenizer_lib.load(folder / 'warm_start' / 'tokenizer')
-    with trainer.open_seat(config) as seat, model_lib.on_mesh(config):
+    with (
+      loop.open_environments(config) as environments,
+      model_lib.on_mesh(config),
+    ):
       policy = policy_lib.Policy(config, tokenizer)
-      seated = run_lib.Run(seat, policy)
+      run_ = run_lib.Run(environments, policy)
       params = policy.for_sampling(policy.saved_params(folder, store, step))
-      size = seat.world.num_tasks(_SPLIT.value)
+      size = environments.world.num_tasks(_SPLIT.value)
       if size is None and not _GAMES.value:
         raise ConfigError('this split has no end: say how many with --games.')
       numbers = tasks.eval_tasks(_GAMES.value, size, _SPLIT.value)
-      played = seated.player.play(
+      played = run_.player.play(
         params,
-        [seat.make_task(_SPLIT.value, n) for n in numbers],
+        [environments.make_task(_SPLIT.value, n) for n in numbers],
         policy_lib.key_of(_SEED.value, run_lib.EVALUATION),
         Sampling(_TEMPERATURE.value),
       )
@@ -114,8 +117,8 @@ def run() -> dict[str, Any]:
         **_played_with(config),
         'temperature': _TEMPERATURE.value,
         'seed': _SEED.value,
-        'dropped_choices': seated.codec.dropped,
-        **evaluate.summarise(played, seat.world.kind),
+        'dropped_choices': run_.codec.dropped,
+        **evaluate.summarise(played, environments.world.kind),
       }
   path = folder / f'{_name(result)}.json'
   metrics.write_json(path, result)

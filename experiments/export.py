@@ -13,10 +13,10 @@ from collections.abc import Sequence
 import ml_collections
 from absl import app, flags, logging
 
-from hgpo_jax.policy import lora, weights
-from hgpo_jax.policy import tokenizer as tokenizer_lib
+from hgpo_jax.model import lora, weights
+from hgpo_jax.model import tokenizer as tokenizer_lib
+from hgpo_jax.train import build as model_lib
 from hgpo_jax.train import checkpoint
-from hgpo_jax.train import model as model_lib
 from hgpo_jax.train import policy as policy_lib
 from hgpo_jax.types import ConfigError
 

@@ -19,8 +19,8 @@ import ml_collections
 
 from envs import registry
 from envs.base import EnvError
-from hgpo_jax.policy import lora, memory, qwen2, sharding
-from hgpo_jax.policy.weights import WeightsError
+from hgpo_jax.model import lora, memory, qwen2, sharding
+from hgpo_jax.model.weights import WeightsError
 from hgpo_jax.train import policy as policy_lib
 from hgpo_jax.train import run as run_lib
 from hgpo_jax.train import tasks

@@ -20,8 +20,9 @@ from ml_collections import config_flags
 
 from envs.base import EnvError
 from experiments import command, planning, supervision
-from hgpo_jax.policy.weights import WeightsError
-from hgpo_jax.train import checkpoint, evaluate, exchange, hosts, trainer
+from hgpo_jax.model.weights import WeightsError
+from hgpo_jax.multihost import exchange, hosts
+from hgpo_jax.train import checkpoint, evaluate, loop
 from hgpo_jax.types import ConfigError
 
 _CONFIG = config_flags.DEFINE_config_file(
@@ -60,7 +61,7 @@ def main(argv: Sequence[str]) -> None:
     sys.exit(bool(planned.refused))
   start = time.perf_counter()
   try:
-    summary = trainer.train(
+    summary = loop.train(
       config,
       folder,
       resume=_RESUME.value,
@@ -74,7 +75,7 @@ def main(argv: Sequence[str]) -> None:
     print(f'Preempted: {error}', file=sys.stderr)
     sys.exit(supervision.RESUME)
   except (
-    trainer.Interrupted,
+    loop.Interrupted,
     checkpoint.CheckpointError,
     exchange.PlayFailed,
     ConfigError,

@@ -21,7 +21,7 @@ from typing import Any
 import yaml
 
 from experiments.supervision import RESUME
-from launch.job import Job, LaunchError, Plan, write
+from launch.job import Job, LaunchError, Submission, write
 
 # Pods are called <name>-hosts-0-<i>-<5 letters>, in at most 63.
 _MOST_LETTERS = 40
@@ -59,7 +59,7 @@ class Gke:
   queue: str = ''
   python: str = 'python'
 
-  def plan(self, jobs: Sequence[Job], at_once: int = 0) -> Plan:
+  def plan(self, jobs: Sequence[Job], at_once: int = 0) -> Submission:
     if at_once:
       raise LaunchError(
         '--jobs_at_once is for other back ends: give `queue`, and let Kueue '
@@ -70,7 +70,7 @@ class Gke:
       [self.manifest(job) for job in jobs], sort_keys=False
     )
     prefix = self._name(jobs[0])
-    return Plan(
+    return Submission(
       {path: text},
       [['kubectl', 'apply', '-f', str(path)]],
       {

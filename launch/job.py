@@ -62,7 +62,7 @@ class Job:
 
 
 @dataclasses.dataclass(frozen=True)
-class Plan:
+class Submission:
   """What a back end does with jobs.
 
   Attributes:

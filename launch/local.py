@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 
 from experiments import logs, supervision
 from launch import servers
-from launch.job import Job, Plan
+from launch.job import Job, Submission
 
 HOST = (sys.executable, '-m', 'launch.host')
 
@@ -19,8 +19,10 @@ HOST = (sys.executable, '-m', 'launch.host')
 class Local:
   """Jobs on this machine; a job's hosts are processes that share it."""
 
-  def plan(self, jobs: Sequence[Job], at_once: int = 1) -> Plan:
-    return Plan(commands=[c for job in jobs for c in commands(job, 'PORT')])
+  def plan(self, jobs: Sequence[Job], at_once: int = 1) -> Submission:
+    return Submission(
+      commands=[c for job in jobs for c in commands(job, 'PORT')]
+    )
 
   def run(self, jobs: Sequence[Job], at_once: int = 1) -> list[Job]:
     return play(jobs, at_once or 1)

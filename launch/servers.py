@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
-from envs import local
+from envs.serving import local
 from experiments import logs
 from launch.job import LaunchError
 
@@ -28,7 +28,7 @@ class EnvServer:
     """Starts it.
 
     Args:
-      command: see `envs.local`.
+      command: see `envs.serving.local`.
       port: of loopback.
       log: what it writes to.
       lifeline: read end of a pipe; it ends when nobody can write there.
@@ -52,14 +52,14 @@ class EnvServer:
       )
     import grpc  # a run without servers needs no gRPC
 
-    from envs import grpc_server
+    from envs.serving import server
 
     with grpc.insecure_channel(
       self.address, options=[('grpc.enable_http_proxy', 0)]
     ) as channel:
-      check = channel.unary_unary(f'/{grpc_server.HEALTH}/Check')
+      check = channel.unary_unary(f'/{server.HEALTH}/Check')
       try:
-        return check(b'', timeout=_PROBE_SECONDS) == grpc_server.SERVING
+        return check(b'', timeout=_PROBE_SECONDS) == server.SERVING
       except grpc.RpcError:
         return False
 

@@ -15,7 +15,7 @@ import subprocess
 from collections.abc import Sequence
 
 from experiments.supervision import RESUME
-from launch.job import ROOT, Job, LaunchError, Plan, write
+from launch.job import ROOT, Job, LaunchError, Submission, write
 
 _SCRIPT = """\
 #!/usr/bin/env bash
@@ -63,9 +63,11 @@ class Slurm:
   python: str = '.venv/bin/python'
   more: Sequence[str] = ()
 
-  def plan(self, jobs: Sequence[Job], at_once: int = 0) -> Plan:
+  def plan(self, jobs: Sequence[Job], at_once: int = 0) -> Submission:
     path = pathlib.Path(self.folder).absolute() / 'slurm.sh'
-    return Plan({path: self.script(jobs, at_once)}, [['sbatch', str(path)]])
+    return Submission(
+      {path: self.script(jobs, at_once)}, [['sbatch', str(path)]]
+    )
 
   def run(self, jobs: Sequence[Job], at_once: int = 0) -> list[Job]:
     """Hands the jobs over; what becomes of them is Slurm's."""

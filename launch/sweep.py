@@ -22,13 +22,13 @@ from experiments import config_files, folders, planning, signals
 from hgpo_jax.train import run as run_lib
 from hgpo_jax.types import ConfigError
 from launch import gke, local, slurm, sweep_file, tpu_pod
-from launch.job import Job, LaunchError, Plan
+from launch.job import Job, LaunchError, Submission
 
 
 class Backend(Protocol):
-  """Where jobs run; see `Plan` for what `--dry_run` prints."""
+  """Where jobs run; see `Submission` for what `--dry_run` prints."""
 
-  def plan(self, jobs: Sequence[Job], at_once: int) -> Plan:
+  def plan(self, jobs: Sequence[Job], at_once: int) -> Submission:
     """Says what `run` would do."""
 
   def run(self, jobs: Sequence[Job], at_once: int) -> list[Job]:

@@ -14,7 +14,7 @@ import shlex
 import subprocess
 from collections.abc import Callable, Sequence
 
-from launch.job import Job, LaunchError, Plan
+from launch.job import Job, LaunchError, Submission
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,9 +40,9 @@ class TpuPod:
   checkout: str = 'hgpo_jax'
   python: str = '.venv/bin/python'
 
-  def plan(self, jobs: Sequence[Job], at_once: int = 0) -> Plan:
+  def plan(self, jobs: Sequence[Job], at_once: int = 0) -> Submission:
     _check(at_once)
-    return Plan(
+    return Submission(
       commands=[self.start(job) for job in jobs],
       hints={
         'makes the slice': self._create(),

@@ -9,7 +9,7 @@ import socket
 import threading
 import time
 
-from envs import local
+from envs.serving import local
 
 FAULTS = ('kill', 'stop', 'cut')
 

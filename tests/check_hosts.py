@@ -13,11 +13,12 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 
-import several
 from experiments.configs import toy
 from hgpo_jax import types
-from hgpo_jax.policy import qwen2, sharding
-from hgpo_jax.train import agreement, checkpoint, exchange, hosts, stopping
+from hgpo_jax.model import qwen2, sharding
+from hgpo_jax.multihost import agreement, exchange, hosts, stopping
+from hgpo_jax.train import checkpoint
+from tests import several
 
 CONFIG = qwen2.Config(
   vocab_size=32,

@@ -3,16 +3,21 @@
 import grpc
 import pytest
 
-from envs import checker, grpc_client, grpc_server, identity, registry, wire
+from envs import checker, registry
+from envs.base import ResetNeeded, Task, UnknownTask
+from envs.serving import client, identity, protocol, server
 from envs.toy import GuessEnv
 
 TOKEN = 'a token of twenty-odd letters'
-LOOPBACK = grpc_server.Access()
+ODD = (
+  'naïve 打开 🍎 \u2028 \ud800 \x00 "\\\r\n'  # text that formats tend to spoil
+)
+LOOPBACK = server.Access()
 
 
 def who(world='toy', **options):
   made = registry.make_world(world, options)
-  return wire.Identity(
+  return protocol.Identity(
     world,
     identity.canonical(world, options),
     identity.code_version(world),
@@ -27,11 +32,11 @@ class Serving:
     self, make_env=GuessEnv, who_it_is=None, access=LOOPBACK, **more
   ):
     self.identity = who_it_is or who()
-    self._running = grpc_server.start(make_env, self.identity, access, **more)
+    self._running = server.start(make_env, self.identity, access, **more)
     self.address = f'127.0.0.1:{self._running.port}'
     self.channel = grpc.insecure_channel(self.address)
 
-  def call(self, method, data, service=grpc_server.SERVICE, **more):
+  def call(self, method, data, service=server.SERVICE, **more):
     call = self.channel.unary_unary(f'/{service}/{method}')
     return call(data, timeout=10, **more)
 
@@ -45,15 +50,15 @@ class Serving:
 
 def connect(*addresses, world='toy', options=None, **more):
   more = {'timeout': 10, 'patience': 10, **more}
-  return grpc_client.GrpcClient(addresses, world, options or {}, **more)
+  return client.GrpcClient(addresses, world, options or {}, **more)
 
 
 def refusal(serving, method, data, **more):
   """The status of a call that is refused; the server has to live on."""
   with pytest.raises(grpc.RpcError) as error:
     serving.call(method, data, **more)
-  health = serving.call('Check', b'', service=grpc_server.HEALTH)
-  assert health == grpc_server.SERVING
+  health = serving.call('Check', b'', service=server.HEALTH)
+  assert health == server.SERVING
   return error.value.code().name, error.value.details()
 
 
@@ -76,3 +81,20 @@ def check_remote(step_envs, tasks, **more):
   return checker.check_env(
     lambda: RemoteEnv(step_envs, next(slots)), tasks, **more
   )
+
+
+def play_script(step_envs):
+  """Resets, right and wrong answers, and uneven sets of slots."""
+  seen = [step_envs({s: Task('train', s % 12) for s in (0, 3, 1, 8, 5)})]
+  seen.append(step_envs(dict.fromkeys((5, 0, 3), 'red')))
+  seen.append(step_envs({8: 'green', 3: ODD}))
+  seen.append(step_envs({3: Task('valid', 1)}))
+  seen.append(step_envs({}))
+  for slots, kind in (({0: 'a', 11: 'b'}, ResetNeeded),
+                      ({0: Task('test', 0)}, UnknownTask)):  # fmt: skip
+    with pytest.raises(kind) as error:
+      for _ in range(2):
+        step_envs(slots)
+    seen.append(str(error.value))
+  seen.append(step_envs({8: 'green', 5: 'red'}))
+  return seen

@@ -1,4 +1,4 @@
-"""Episode-level estimators: one judgement per trajectory, on all its rows."""
+"""Episode-level estimators: one estimate per trajectory, on all its rows."""
 
 from __future__ import annotations
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from transformers import PreTrainedTokenizerFast
 
-from hgpo_jax.policy import tokenizer as tokenizer_lib
+from hgpo_jax.model import tokenizer as tokenizer_lib
 
 
 class Codec:

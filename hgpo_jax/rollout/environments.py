@@ -1,4 +1,4 @@
-"""Environments that answer when they are done, called here or by threads."""
+"""EnvironmentPool that answer when they are done, called here or by threads."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class Step(Protocol):
 StepEnvs = Callable[[Mapping[int, Any]], Mapping[int, Step]]
 
 
-class Environments:
+class EnvironmentPool:
   """Requests in; answers out, in any order.
 
   With workers every slot is a call of its own and several are under way, so

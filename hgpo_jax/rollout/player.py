@@ -1,4 +1,4 @@
-"""A policy's seat at the environments: tasks in, trajectories out."""
+"""A policy's environments at the environments: tasks in, trajectories out."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from typing import Any
 import jax
 
 from hgpo_jax import types
-from hgpo_jax.policy import qwen2
-from hgpo_jax.policy.generate import Plan
-from hgpo_jax.policy.sampling import Sampling
-from hgpo_jax.policy.slots import Counts, Slots
-from hgpo_jax.rollout import collect
+from hgpo_jax.model import qwen2
+from hgpo_jax.rollout import episodes
+from hgpo_jax.sampler.batcher import Batcher, Counts
+from hgpo_jax.sampler.decode import DecodeShapes
+from hgpo_jax.sampler.sampling import Sampling
 
 
 class Player:
@@ -24,12 +24,12 @@ class Player:
 
   def __init__(
     self,
-    step_envs: collect.StepEnvs,
-    agent: collect.AgentLayer,
-    codec: collect.Codec,
+    step_envs: episodes.StepEnvs,
+    agent: episodes.AgentLayer,
+    codec: episodes.Codec,
     model: qwen2.Config,
-    plan: Plan,
-    schedule: collect.Schedule,
+    plan: DecodeShapes,
+    schedule: episodes.Schedule,
   ):
     """Joins the parts of a rollout.
 
@@ -62,8 +62,8 @@ class Player:
       sampling: how replies are drawn.
       first: number of the first episode; keys are made of the numbers.
     """
-    slots = Slots(self._model, self._plan, sampling, params, key, self.counts)
-    return collect.collect(
+    slots = Batcher(self._model, self._plan, sampling, params, key, self.counts)
+    return episodes.collect(
       self._step_envs,
       self.agent,
       self.codec,

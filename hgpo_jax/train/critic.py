@@ -21,8 +21,8 @@ from jax import Array
 from hgpo_jax import types
 from hgpo_jax.advantages import returns, segments
 from hgpo_jax.losses import aggregate, value
-from hgpo_jax.policy import lora
-from hgpo_jax.train import batching, judging, packing, update
+from hgpo_jax.model import lora
+from hgpo_jax.train import batching, estimators, packing, update
 
 ESTIMATOR = 'ppo'  # the name that `algo.estimator` gives it
 
@@ -93,7 +93,7 @@ class ValueLoss:
 
 
 class Critic:
-  """A `judging.Judge` whose values are learned.
+  """A `judging.AdvantageEstimator` whose values are learned.
 
   Attributes:
     optimizer: of its params.
@@ -129,8 +129,8 @@ class Critic:
     self,
     trajectories: Sequence[types.Trajectory],
     state: types.TrainState | None,
-    plans: Sequence[packing.Plan],
-  ) -> judging.Judgement:
+    plans: Sequence[packing.MiniBatch],
+  ) -> estimators.Advantages:
     """Values all turns, and says how much better each was than expected."""
     algo, options = self._algo, self._options
     values, mask = self._values(_own(state), trajectories, plans)
@@ -148,7 +148,7 @@ class Critic:
       lam=options.lam,
     )
     advantages, targets = (np.asarray(x)[: len(mask)] for x in found)
-    return judging.Judgement(
+    return estimators.Advantages(
       advantages[:, 0] if options.level == 'turn' else advantages,
       values,
       targets,
@@ -161,11 +161,11 @@ class Critic:
   def learn(
     self,
     state: types.TrainState,
-    plan: packing.Plan,
-    judgement: judging.Judgement,
+    plan: packing.MiniBatch,
+    estimate: estimators.Advantages,
   ) -> tuple[types.TrainState, dict[str, Any]]:
     """Takes one optimiser step; the critic's old state is donated."""
-    batch = plan.value_batch(judgement.values, judgement.targets)
+    batch = plan.value_batch(estimate.values, estimate.targets)
     own, scalars = self._step(_own(state), batch)
     scalars['value_grad_norm'] = scalars.pop('grad_norm')
     return dataclasses.replace(state, critic=own), scalars
@@ -174,7 +174,7 @@ class Critic:
     self,
     state: types.TrainState,
     trajectories: Sequence[types.Trajectory],
-    plans: Sequence[packing.Plan],
+    plans: Sequence[packing.MiniBatch],
   ) -> tuple[np.ndarray, np.ndarray]:
     """Values `[n, r]` of all turns, and which of them there are."""
     params = lora.combine(state.params, state.frozen)

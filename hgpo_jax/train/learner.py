@@ -12,8 +12,8 @@ import optax
 
 from hgpo_jax import types
 from hgpo_jax.advantages import ESTIMATORS
-from hgpo_jax.policy import lora
-from hgpo_jax.train import batching, judging, packing, update
+from hgpo_jax.model import lora
+from hgpo_jax.train import batching, estimators, packing, update
 from hgpo_jax.train import critic as critic_lib
 from hgpo_jax.train import optimizer as optimizer_lib
 
@@ -68,9 +68,9 @@ class Learner:
     self._rescore = config.loss.old_log_probs == 'score'
     self.optimizer = _adamw(config.optim)
     self.critic_optimizer: optax.GradientTransformation | None = None
-    self._judge: judging.Judge
+    self._judge: estimators.AdvantageEstimator
     if values is None:
-      self._judge = judging.GroupJudge(config)
+      self._judge = estimators.GroupEstimator(config)
     else:
       rate = config.algo.ppo.critic_learning_rate
       self.critic_optimizer = _adamw(config.optim, learning_rate=rate)
@@ -92,7 +92,7 @@ class Learner:
 
     Raises: ValueError where they are a critic's, which `update` asks.
     """
-    return self._judged(trajectories, seed).advantages
+    return self._estimated(trajectories, seed).advantages
 
   def log_probs(self, params: Any, turns: Sequence[types.Turn]) -> np.ndarray:
     """Scores the replies of all turns: `[n, R]` float32."""
@@ -122,7 +122,7 @@ class Learner:
     turns = [turn for t in trajectories for turn in t.turns]
     flat = packing.flatten(turns, self._shapes)
     plans = self._plans(flat, (*seed, 0))
-    judgement = self._judged(trajectories, seed, state, plans)
+    estimate = self._estimated(trajectories, seed, state, plans)
     sampled = batching.sampled_log_probs(turns, self._shapes.reply)
     count = len(turns)
     reference_table = self._table(
@@ -136,45 +136,45 @@ class Learner:
     seen: list[dict[str, Any]] = []
     for epoch in range(self._epochs):
       for plan in plans if not epoch else self._plans(flat, (*seed, epoch)):
-        state, found = self._judge.learn(state, plan, judgement)
+        state, found = self._judge.learn(state, plan, estimate)
         if moves:
-          batch = plan.batch(judgement.advantages, old, reference_table)
+          batch = plan.batch(estimate.advantages, old, reference_table)
           state, more = self._step(state, batch)
           found |= more
         seen.append(found)
     scalars = _summary(jax.device_get(seen))
     if self._rescore:
       scalars |= _mismatch(sampled, old, int(flat.reply_sizes.sum()))
-    differs = judgement.advantages.reshape(count, -1) != 0
+    differs = estimate.advantages.reshape(count, -1) != 0
     return state, {
       **scalars,
-      **judgement.scalars,
+      **estimate.scalars,
       'nonzero_advantages': float(np.mean(differs.any(axis=1))),
       'real_tokens': float(np.mean([plan.fill() for plan in plans])),
       'cut_turns': float(flat.cut),
     }
 
-  def _judged(
+  def _estimated(
     self,
     trajectories: Sequence[types.Trajectory],
     seed: Sequence[int],
     state: types.TrainState | None = None,
-    plans: Sequence[packing.Plan] = (),
-  ) -> judging.Judgement:
+    plans: Sequence[packing.MiniBatch] = (),
+  ) -> estimators.Advantages:
     """Judges all turns; the config's controls are done to the advantages."""
     algo = self._config.algo
-    judgement = self._judge.judge(trajectories, state, plans)
-    advantages = judgement.advantages
+    estimate = self._judge.judge(trajectories, state, plans)
+    advantages = estimate.advantages
     if algo.shuffle_advantages:
       rng = np.random.default_rng((*seed, _SHUFFLE))
       advantages = rng.permutation(advantages)
     return dataclasses.replace(
-      judgement, advantages=algo.advantage_sign * advantages
+      estimate, advantages=algo.advantage_sign * advantages
     )
 
   def _plans(
     self, flat: packing.Flat, seed: Sequence[int]
-  ) -> list[packing.Plan]:
+  ) -> list[packing.MiniBatch]:
     """Packs every turn into mini-batches."""
     micro = self._shapes.micro_batches(self._minibatch)
     return [
@@ -186,7 +186,7 @@ class Learner:
     self,
     scorer: Callable[[Any, types.Batch], jax.Array],
     params: Any,
-    plans: Sequence[packing.Plan],
+    plans: Sequence[packing.MiniBatch],
     count: int,
   ) -> np.ndarray:
     """Scores packed turns; `[count, R]` float32 in the turns' own order."""
@@ -245,7 +245,7 @@ def check(config: Any) -> None:
     if name == critic_lib.ESTIMATOR:
       critic_lib.Options(**config.algo[name])
     else:
-      judging.check(config)
+      estimators.check(config)
   except (TypeError, ValueError) as error:
     raise types.ConfigError(f'algo.{name}: {error}') from error
 

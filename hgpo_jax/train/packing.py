@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from hgpo_jax import types
-from hgpo_jax.policy import slots
+from hgpo_jax.sampler import batcher
 
 
 @dataclasses.dataclass(frozen=True)
@@ -93,7 +93,7 @@ class Flat:
 
 
 @dataclasses.dataclass(frozen=True)
-class Plan:
+class MiniBatch:
   """A mini-batch without what is still to be learned about its turns.
 
   Attributes:
@@ -157,7 +157,7 @@ class Plan:
 
 
 def gathered(
-  plans: Sequence[Plan], values: Sequence[Any], count: int
+  plans: Sequence[MiniBatch], values: Sequence[Any], count: int
 ) -> np.ndarray:
   """Undoes `spread`: values `[M, N, R]` of each plan -> `[count, R]` float32.
 
@@ -198,7 +198,9 @@ def flatten(turns: Sequence[types.Turn], shapes: Shapes) -> Flat:
   )
 
 
-def pack(flat: Flat, index: np.ndarray, shapes: Shapes, micro: int) -> Plan:
+def pack(
+  flat: Flat, index: np.ndarray, shapes: Shapes, micro: int
+) -> MiniBatch:
   """Lays turns out in `micro` micro-batches.
 
   Args:
@@ -251,7 +253,7 @@ def first_fit(sizes: np.ndarray, capacity: Sequence[int]) -> np.ndarray:
 
 def _laid_out(
   flat: Flat, index: np.ndarray, row: np.ndarray, shapes: Shapes, micro: int
-) -> Plan:
+) -> MiniBatch:
   """Turns `index`, sorted by their `row`, as a plan."""
   s = shapes
   rows = micro * s.rows
@@ -287,7 +289,7 @@ def _laid_out(
   }
   place = filled((s.turns * s.reply,), -1, cells, of_reply)
   turn = filled((s.turns,), -1, turns, index)
-  return Plan(
+  return MiniBatch(
     rows=types.Packed(**packed),
     place=place.reshape(micro, -1, s.reply),
     turn=turn.reshape(micro, -1),
@@ -331,7 +333,7 @@ def _next_tokens(
       f'an allowed reply has {longest} tokens, but sampling.max_reply={reply}: '
       'raise it, or the constraint could not be kept.'
     )
-  choices = slots.pack_choices(
+  choices = batcher.pack_choices(
     [t.choices for t in turns], len(turns), width, reply
   )
   agrees = choices == replies[:, None]  # [n, A, R]

@@ -16,21 +16,21 @@ import numpy as np
 import optax
 
 from hgpo_jax import types
-from hgpo_jax.policy import (
+from hgpo_jax.model import (
   fitting,
-  generate,
   lora,
   memory,
   qwen2,
-  scoring,
   sharding,
   values,
   weights,
 )
-from hgpo_jax.policy import tokenizer as tokenizer_lib
-from hgpo_jax.train import checkpoint, hosts, packing, update
+from hgpo_jax.model import tokenizer as tokenizer_lib
+from hgpo_jax.multihost import hosts
+from hgpo_jax.sampler import decode, scoring
+from hgpo_jax.train import build as model_lib
+from hgpo_jax.train import checkpoint, packing, update
 from hgpo_jax.train import critic as critic_lib
-from hgpo_jax.train import model as model_lib
 
 # What keys are for; every purpose has a number of its own.
 INIT, ADAPTERS = 0, 4
@@ -90,12 +90,12 @@ class Policy:
     return model_lib.shapes_of(self.config)
 
   @property
-  def plan(self) -> generate.Plan:
+  def plan(self) -> decode.DecodeShapes:
     """The shapes of this process's generation."""
     c = self.config
     limited = c.env.constrained
     try:
-      return generate.Plan(
+      return decode.DecodeShapes(
         slots=hosts.portion(c.rollout.slots or c.rollout.rows),
         max_reply=c.sampling.max_reply,
         prompt_buckets=tuple(c.sampling.prompt_buckets),
@@ -123,7 +123,7 @@ class Policy:
       chunk=self._chunk,
       cache_rows=plan.slots * hosts.count(),
       cache_slots=plan.columns,
-      cache_part=generate.copied_columns(self.model, plan),
+      cache_part=decode.copied_columns(self.model, plan),
       prefill_rows=max(plan.prefill_buckets),
       prefill_length=max(plan.prompt_buckets),
       moments_dtype=c.optim.moments_dtype,

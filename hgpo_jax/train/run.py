@@ -1,4 +1,4 @@
-"""What one experiment is made of: the policy's faces and its seat."""
+"""What one experiment is made of: the policy's faces and its environments."""
 
 from __future__ import annotations
 
@@ -13,20 +13,13 @@ import ml_collections
 import numpy as np
 
 from hgpo_jax import types
-from hgpo_jax.policy.sampling import Sampling
-from hgpo_jax.rollout import collect
+from hgpo_jax.multihost import exchange, hosts
+from hgpo_jax.rollout import episodes
 from hgpo_jax.rollout.codec import Codec
 from hgpo_jax.rollout.player import Player
-from hgpo_jax.train import (
-  evaluate,
-  exchange,
-  hosts,
-  learner,
-  rewards,
-  selection,
-  tasks,
-)
-from hgpo_jax.train import model as model_lib
+from hgpo_jax.sampler.sampling import Sampling
+from hgpo_jax.train import build as model_lib
+from hgpo_jax.train import evaluate, learner, rewards, selection, tasks
 from hgpo_jax.train import policy as policy_lib
 from hgpo_jax.train.policy import key_of
 
@@ -54,7 +47,7 @@ _RANGES = {
 
 
 @dataclasses.dataclass(frozen=True)
-class Seat:
+class Environments:
   """A world as the trainer sees it: callables and words, no environment.
 
   Attributes:
@@ -68,18 +61,18 @@ class Seat:
 
   world: Any
   make_task: Callable[[str, int], Any]
-  agent: collect.AgentLayer
+  agent: episodes.AgentLayer
   words: Mapping[str, Any]
-  step_envs: collect.StepEnvs
+  step_envs: episodes.StepEnvs
   counts: Callable[[], Mapping[str, float]] = dict
 
 
 class Run:
-  """One experiment: its policy in its seat, playing and learning."""
+  """One experiment: its policy in its environments, playing and learning."""
 
-  def __init__(self, seat: Seat, policy: policy_lib.Policy):
+  def __init__(self, environments: Environments, policy: policy_lib.Policy):
     c = policy.config
-    self.config, self.seat, self.policy = c, seat, policy
+    self.config, self.environments, self.policy = c, environments, policy
     self.codec = Codec(policy.tokenizer, c.sampling.max_reply)
     self.rewarded = rewards.REWARDS[c.algo.reward]
     self.sampling = Sampling(
@@ -88,12 +81,12 @@ class Run:
       top_p=c.sampling.top_p if c.sampling.top_p < 1 else None,
     )
     self.player = Player(
-      seat.step_envs,
-      seat.agent,
+      environments.step_envs,
+      environments.agent,
       self.codec,
       policy.model,
       policy.plan,
-      collect.Schedule(
+      episodes.Schedule(
         episodes=hosts.portion(c.rollout.rows),
         workers=c.rollout.workers,
         lockstep=c.rollout.lockstep,
@@ -120,17 +113,17 @@ class Run:
 
     Up to `rollout.max_groups` of them, until `rollout.groups` can teach.
     """
-    c, seat = self.config.rollout, self.seat
+    c, environments = self.config.rollout, self.environments
     limit = max(c.groups, c.max_groups)
     numbers = tasks.train_tasks(
-      self.config.seed, step, limit, seat.world.num_tasks('train')
+      self.config.seed, step, limit, environments.world.num_tasks('train')
     )
     params = self.policy.for_sampling(params)
     played: list[types.Trajectory] = []
     done, more = 0, c.groups
     while more:
       episodes = [
-        seat.make_task('train', n)
+        environments.make_task('train', n)
         for n in numbers[done : done + more]
         for _ in range(c.group_size)
       ]
@@ -193,13 +186,15 @@ class Run:
 
     Games and keys depend on `eval` alone, so that results are paired.
     """
-    c, seat = self.config.eval, self.seat
+    c, environments = self.config.eval, self.environments
     params = self.policy.for_sampling(params)
     place = 0
     results: dict[str, dict[str, Any]] = {}
     for split in c.splits:
-      numbers = tasks.eval_tasks(c.games, seat.world.num_tasks(split), split)
-      games = [seat.make_task(split, n) for n in numbers]
+      numbers = tasks.eval_tasks(
+        c.games, environments.world.num_tasks(split), split
+      )
+      games = [environments.make_task(split, n) for n in numbers]
       for temperature in c.temperatures:
         played = {
           seed: self._play(
@@ -209,7 +204,7 @@ class Run:
         }
         place += 1
         results.setdefault(split, {})[str(temperature)] = evaluate.by_seed(
-          played, seat.world.kind
+          played, environments.world.kind
         )
     return results
 
@@ -236,10 +231,14 @@ def check(config: ml_collections.ConfigDict) -> None:
     )
 
 
-def check_games(config: ml_collections.ConfigDict, seat: Seat) -> None:
+def check_games(
+  config: ml_collections.ConfigDict, environments: Environments
+) -> None:
   """Refuses splits that the world does not have, before anything is played.
 
   Raises: ConfigError that names the split; what the world itself raises.
   """
   for split in config.eval.splits if config.eval.games >= 0 else ():
-    tasks.eval_tasks(config.eval.games, seat.world.num_tasks(split), split)
+    tasks.eval_tasks(
+      config.eval.games, environments.world.num_tasks(split), split
+    )

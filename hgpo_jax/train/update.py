@@ -15,8 +15,9 @@ from jax import Array
 
 from hgpo_jax import types
 from hgpo_jax.losses import SURROGATES, aggregate, kl, policy
-from hgpo_jax.policy import lora, scoring
-from hgpo_jax.policy.sharding import constrain
+from hgpo_jax.model import lora
+from hgpo_jax.model.sharding import constrain
+from hgpo_jax.sampler import scoring
 
 # Options of the clipped surrogate: fields of `loss` itself.
 _CLIPPED = ('clip_low', 'clip_high', 'dual_clip')

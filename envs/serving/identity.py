@@ -1,0 +1,61 @@
+"""What a world is, in a few hashes: do two programs play the same?"""
+
+from __future__ import annotations
+
+import hashlib
+import inspect
+import json
+import pathlib
+from collections.abc import Mapping
+from typing import Any
+
+from envs import registry
+from envs.base import EnvError, Task
+from envs.world import World
+
+_SPLITS = ('train', 'valid', 'valid_seen', 'valid_unseen', 'test')
+
+
+def canonical(world: str, options: Mapping[str, Any]) -> str:
+  """All options of a world as JSON, with those that were left out."""
+  return json.dumps(registry.arguments(world, options), sort_keys=True)
+
+
+def code_version(world: str) -> str:
+  """Hash of the sources of `envs`, and of the world's own where it is apart.
+
+  Worlds are deterministic only given their code: an episode that is continued
+  elsewhere has to meet the same.
+  """
+  folder = pathlib.Path(__file__).resolve().parents[1]
+  paths = {str(p.relative_to(folder)): p for p in folder.rglob('*.py')}
+  source = inspect.getsourcefile(inspect.unwrap(registry.find(world)))
+  if source and not pathlib.Path(source).resolve().is_relative_to(folder):
+    paths['world'] = pathlib.Path(source)
+  return _digest([(name, paths[name].read_bytes()) for name in sorted(paths)])
+
+
+def data_hash(world: World) -> str:
+  """Hash of how the first, middle and last task of each split start.
+
+  A sample, not a proof; what differs elsewhere is noticed when an episode is
+  rebuilt. It also loads what the world loads before it first plays.
+
+  Raises: EnvError where no split can be played.
+  """
+  env, seen, errors = world.make_env(), [], []
+  for split in _SPLITS:
+    try:
+      size = world.num_tasks(split)
+      indices = (0, 1, 2) if size is None else (0, size // 2, size - 1)
+      seen += [repr(size), *(repr(env.reset(Task(split, i))) for i in indices)]
+    except EnvError as error:  # most worlds lack some of these splits
+      seen.append(type(error).__name__)
+      errors.append(error)
+  if len(errors) == len(_SPLITS):
+    raise errors[0]
+  return _digest(seen)
+
+
+def _digest(value: Any) -> str:
+  return hashlib.sha256(repr(value).encode('utf-8', 'replace')).hexdigest()[:16]

@@ -1,0 +1,167 @@
+"""Times the step-level estimators under jit beside NumPy and dictionaries.
+
+  python -m experiments.bench.advantages [--json] [--large=0] [--depth=4 ...]
+
+Two batches in the order in which the trainer makes them: the paper's, 16 tasks
+x 8 episodes x 50 turns, and `--large` tasks x 16 x 50. Both sides see the same
+rows and must agree to 1e-4. Of the large batch the reference sees 8 tasks, and
+its time is scaled to all of them. The last column divides the growth of the
+time from one batch to the other by that of n log n. Costs about 2 minutes.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import json
+import math
+import time
+from typing import Any
+
+import jax
+import numpy as np
+from absl import app, flags
+
+from experiments.bench import harness, workloads
+from hgpo_jax.advantages import ESTIMATORS, Rows
+from tests import references
+
+_JSON = flags.DEFINE_bool('json', False, 'One JSON object as the last line.')
+_GROUPS = flags.DEFINE_integer('groups', 16, 'Tasks.', lower_bound=1)
+_EPISODES = flags.DEFINE_integer('episodes', 8, 'Per task.', lower_bound=1)
+_LARGE = flags.DEFINE_integer(
+  'large', 1024, 'Tasks of the large batch, in eights; 0 skips it.',
+  lower_bound=0,
+)  # fmt: skip
+_STEPS = flags.DEFINE_integer('steps', 50, 'Turns per episode.', lower_bound=1)
+_DEPTH = flags.DEFINE_integer('depth', 4, 'K, earlier states.', lower_bound=0)
+_REPEATS = flags.DEFINE_integer('repeats', 30, 'Timed calls.', lower_bound=1)
+
+_TOLERANCE = 1e-4  # standard deviations, or reward units
+_PART = 8  # tasks of the large batch that the reference sees
+
+
+def main(argv: list[str]) -> None:
+  if len(argv) > 1:
+    raise app.UsageError(f'Got {argv[1:]}, expected flags only.')
+  if _LARGE.value % _PART:
+    raise app.UsageError(
+      f'Got --large={_LARGE.value}, expected a multiple of {_PART}.'
+    )
+  batches = [_batch(_GROUPS.value, _EPISODES.value, copies=1)]
+  if _LARGE.value:
+    batches.append(_batch(_PART, episodes=16, copies=_LARGE.value // _PART))
+  device, table = jax.devices()[0].device_kind, []
+  print(f'on {device}, K = {_DEPTH.value}; milliseconds')
+  header = 'estimator', 'rows', 'jit', 'numpy', 'difference', '/ n log n'
+  print('{:24}{:>10}{:>10}{:>12}{:>12}{:>11}'.format(*header))
+  for label, name, options in _cases(_DEPTH.value):
+    before: dict[str, Any] | None = None
+    for rows, copies in batches:
+      found = _measure(name, options, rows, copies)
+      if before:
+        found['growth'] = _growth(before, found)
+      before = found
+      table.append({'estimator': label, **found})
+      growth = f'{found["growth"]:.2f}' if 'growth' in found else ''
+      print(
+        f'{label:24}{found["rows"]:>10,}{found["jit_ms"]:>10.2f}'
+        f'{found["numpy_ms"]:>12,.0f}{found["difference"]:>12.1e}{growth:>11}'
+      )
+  if _LARGE.value:
+    print(f'numpy on {_LARGE.value} tasks: {_PART} timed and compared, scaled.')
+  if _JSON.value:
+    print(json.dumps({'device': device, 'table': table}))
+
+
+def _cases(depth: int) -> list[tuple[str, str, dict[str, Any]]]:
+  """What is timed: label, name of the estimator, its options."""
+  return [
+    ('gigpo', 'gigpo', {}),
+    ('hgpo', 'hgpo', {'depth': depth}),
+    (
+      'hgpo, states + actions',
+      'hgpo',
+      {'depth': depth, 'contexts': 'states_actions'},
+    ),
+    ('hgpo_shrink', 'hgpo_shrink', {'depth': depth}),
+    ('turn_index', 'turn_index', {}),
+    ('salt', 'salt', {}),
+  ]
+
+
+def _batch(groups: int, episodes: int, copies: int) -> tuple[Rows, int]:
+  """Rows of groups x copies tasks, and the number of copies.
+
+  Returns of the copies are times a factor, so that no two tasks are alike;
+  observations are numbered within each task, as the trainer's are.
+  """
+  rows = workloads.random_trajectories(
+    0,
+    groups=groups,
+    episodes=episodes,
+    steps=_STEPS.value,
+    min_steps=_STEPS.value,
+    observations=30,
+  )
+  order = np.lexsort((rows.turn, rows.traj))
+  rows = jax.tree.map(lambda x: x[order], rows)
+  copy = np.repeat(np.arange(copies), order.size)
+  rows = jax.tree.map(lambda x: np.tile(x, copies), rows)
+  apart = {'task': groups, 'traj': groups * episodes}
+  columns = {
+    name: (getattr(rows, name) + count * copy).astype(np.int32)
+    for name, count in apart.items()
+  }
+  factor = (1 + copy / copies).astype(np.float32)
+  return dataclasses.replace(
+    rows,
+    returns=rows.returns * factor,
+    episode_return=rows.episode_return * factor,
+    **columns,
+  ), copies
+
+
+def _measure(
+  name: str, options: dict[str, Any], rows: Rows, copies: int
+) -> dict[str, Any]:
+  """Times an estimator and, on the first copy's rows, its reference.
+
+  Raises:
+    AssertionError: they differ.
+  """
+  jitted = jax.jit(functools.partial(ESTIMATORS[name], **options))
+  on_device = workloads.as_jax(rows)
+  actual = np.asarray(jitted(on_device))
+  size = len(rows.mask) // copies
+  part = jax.tree.map(lambda x: x[:size], rows)
+  start = time.perf_counter()
+  expected = references.REFERENCES[name](part, **options)
+  seconds = time.perf_counter() - start
+  difference = float(np.abs(actual[:size] - expected).max())
+  if not difference <= _TOLERANCE:
+    raise AssertionError(
+      f'Got a difference of {difference:.2g}, expected at most {_TOLERANCE}: '
+      f'one of {name} and its reference is wrong.'
+    )
+  repeats = _REPEATS.value if copies == 1 else max(_REPEATS.value // 6, 1)
+  jit = harness.median_seconds(lambda: jitted(on_device), repeats)
+  return {
+    'rows': len(rows.mask),
+    'jit_ms': 1e3 * jit,
+    'numpy_ms': 1e3 * seconds * copies,
+    'difference': difference,
+  }
+
+
+def _growth(small: dict[str, Any], large: dict[str, Any]) -> float:
+  """Growth of the time over that of n log n; at most 1 is no worse."""
+
+  def work(found: dict[str, Any]) -> float:
+    return found['rows'] * math.log(found['rows'])
+
+  return large['jit_ms'] / small['jit_ms'] / (work(large) / work(small))
+
+
+if __name__ == '__main__':
+  app.run(main)

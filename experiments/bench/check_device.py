@@ -1,0 +1,228 @@
+"""Checks this device before anything is timed on it.
+
+  python -m experiments.bench.check_device --preset=1.5b --layers=4
+
+Prints how far each of these is from its reference, and ends with an error where
+the first two are too far:
+  packed     turns packed into rows against one turn per row: loss, gradient
+  attention  the platform's own against the plain one: loss, gradient
+  schedule   slots against lockstep: share of tokens that differ (a token that
+             differs changes all after it), largest gap of log-probs before
+  sampler    the sampler's log-probs against the learner's: KL, largest ratio
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import sys
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from absl import app, flags
+
+from experiments.bench import harness
+from hgpo_jax import types
+from hgpo_jax.model import qwen2
+from hgpo_jax.sampler import decode, scoring
+from hgpo_jax.sampler.batcher import Batcher, Reply, RequestId
+from hgpo_jax.sampler.sampling import Sampling
+from hgpo_jax.train import packing, update
+
+_PRESET = flags.DEFINE_enum('preset', 'small', list(qwen2.CONFIGS), 'Size.')
+_LAYERS = flags.DEFINE_integer('layers', 0, "Blocks; 0 keeps the preset's.")
+_DTYPE = flags.DEFINE_enum(
+  'dtype', 'float32', ['float32', 'bfloat16'], 'Of activations and cache.'
+)
+_TOKENS = flags.DEFINE_integer('row_tokens', 512, 'L of packed rows.')
+_REPLY = flags.DEFINE_integer('reply', 32, 'Tokens.')
+_EPISODES = flags.DEFINE_integer('episodes', 32, 'Rows that are sampled.')
+_JSON = flags.DEFINE_bool('json', False, 'One JSON object as the last line.')
+
+# Relative errors that rounding explains.
+_TOLERANCE = {'float32': 1e-4, 'bfloat16': 3e-2}
+
+
+def main(argv: list[str]) -> None:
+  if len(argv) > 1:
+    raise app.UsageError(f'Got {argv[1:]}, expected flags only.')
+  preset = qwen2.CONFIGS[_PRESET.value]
+  config = dataclasses.replace(
+    preset,
+    num_layers=_LAYERS.value or preset.num_layers,
+    dtype=_DTYPE.value,
+    cache_dtype=_DTYPE.value,
+  )
+  params = jax.jit(qwen2.init_params, static_argnums=0)(
+    config, jax.random.key(0)
+  )
+  replies = _sampled(config, params, lockstep=False)
+  turns = [_turn(reply) for reply in replies.values()]
+  results = {
+    'device': jax.devices()[0].device_kind,
+    **_packed(config, params, turns),
+    **_attention(config, params, turns),
+    **_schedule(replies, _sampled(config, params, lockstep=True)),
+    **_sampler(config, params, turns),
+  }
+  harness.report(results, _JSON.value)
+  bound = _TOLERANCE[_DTYPE.value]
+  wrong = [
+    name
+    for name, value in results.items()
+    if name.startswith(('packed', 'attention')) and not value <= bound
+  ]
+  if wrong:
+    sys.exit(f'{wrong}: expected at most {bound}; do not train here.')
+
+
+def _sampled(
+  config: qwen2.Config, params: qwen2.Params, *, lockstep: bool
+) -> dict[RequestId, Reply]:
+  """Replies of unequal, forced lengths to two turns of prompts."""
+  rng = np.random.default_rng(0)
+  slots = max(1, _EPISODES.value // (1 if lockstep else 2))
+  plan = decode.DecodeShapes(
+    slots=slots,
+    max_reply=_REPLY.value,
+    prompt_buckets=(_TOKENS.value // 4,),
+    prefill_buckets=(slots,),
+    max_choices=0,
+    chunk=_REPLY.value if lockstep else 8,
+    prefill_rows=4,
+    end_id=-1,
+    pad_id=0,
+  )
+  decoder = Batcher(config, plan, Sampling(), params, jax.random.key(1))
+  replies: dict[RequestId, Reply] = {}
+  for turn in range(2):
+    for episode in range(_EPISODES.value):
+      length = rng.integers(8, _TOKENS.value // 4)
+      decoder.submit(
+        RequestId(episode, turn),
+        rng.integers(2, config.vocab_size, length).tolist(),
+        limit=int(rng.integers(1, _REPLY.value + 1)),
+      )
+    if lockstep:
+      replies |= decoder.drain()
+  return replies | decoder.drain()
+
+
+def _turn(reply: Reply) -> types.Turn:
+  return types.Turn(
+    prompt=reply.prompt,
+    reply=reply.tokens,
+    log_probs=reply.log_probs,
+    choices=(),
+    observation='',
+    action='',
+    valid=True,
+    reward=0.0,
+  )
+
+
+def _plan(
+  turns: list[types.Turn], turns_of_row: int
+) -> tuple[packing.Shapes, packing.MiniBatch]:
+  """All turns in rows of at most so many."""
+  shapes = packing.Shapes(
+    tokens=_TOKENS.value,
+    replies=turns_of_row * _REPLY.value,
+    turns=turns_of_row,
+    rows=4,
+    reply=_REPLY.value,
+    choices=(1,),
+  )
+  flat, micro = packing.flatten(turns, shapes), shapes.micro_batches(len(turns))
+  return shapes, packing.pack(flat, np.arange(len(turns)), shapes, micro)
+
+
+def _loss_and_gradient(
+  config: qwen2.Config,
+  params: qwen2.Params,
+  turns: list[types.Turn],
+  turns_of_row: int,
+) -> tuple[float, Any]:
+  """Of the mean negative log-prob, over all micro-batches."""
+  shapes, plan = _plan(turns, turns_of_row)
+  count = sum(len(turn.reply) for turn in turns)
+
+  @jax.jit
+  def part(params: qwen2.Params, rows: types.Packed) -> Any:
+    def loss(params: qwen2.Params) -> jax.Array:
+      scores = scoring.score(config, params, rows, chunk=shapes.replies)
+      return -jnp.sum(scores.log_probs) / count
+
+    return jax.value_and_grad(loss)(params)
+
+  total: Any = None
+  for i in range(len(plan.place)):
+    rows = jax.tree.map(lambda x, i=i: x[i], plan.rows)
+    if rows.segments.any():
+      found = part(params, rows)
+      total = found if total is None else jax.tree.map(jnp.add, total, found)
+  return float(total[0]), total[1]
+
+
+def _distance(a: Any, b: Any) -> float:
+  """Norm of the difference over the norm of the latter."""
+  norm = jax.jit(
+    lambda tree: jnp.sqrt(sum(jnp.sum(x**2) for x in jax.tree.leaves(tree)))
+  )
+  return float(norm(jax.tree.map(jnp.subtract, a, b)) / norm(b))
+
+
+def _packed(
+  config: qwen2.Config, params: qwen2.Params, turns: list[types.Turn]
+) -> dict[str, float]:
+  packed, gradient = _loss_and_gradient(config, params, turns, 4)
+  alone, reference = _loss_and_gradient(config, params, turns, 1)
+  return {
+    'packed_loss': abs(packed - alone) / abs(alone),
+    'packed_gradient': _distance(gradient, reference),
+  }
+
+
+def _attention(
+  config: qwen2.Config, params: qwen2.Params, turns: list[types.Turn]
+) -> dict[str, float]:
+  plain = dataclasses.replace(config, attention='plain')
+  own, gradient = _loss_and_gradient(config, params, turns, 4)
+  loss, reference = _loss_and_gradient(plain, params, turns, 4)
+  return {
+    'attention_loss': abs(own - loss) / abs(loss),
+    'attention_gradient': _distance(gradient, reference),
+  }
+
+
+def _schedule(
+  slots: dict[RequestId, Reply], lockstep: dict[RequestId, Reply]
+) -> dict[str, float]:
+  differ, count, gap = 0, 0, 0.0
+  for request_id, reply in slots.items():
+    same = np.cumprod(reply.tokens == lockstep[request_id].tokens).astype(bool)
+    differ, count = differ + int(np.sum(~same)), count + same.size
+    gaps = np.abs(reply.log_probs - lockstep[request_id].log_probs)[same]
+    gap = max(gap, float(gaps.max(initial=0)))
+  return {'schedule_tokens': differ / count, 'schedule_log_probs': gap}
+
+
+def _sampler(
+  config: qwen2.Config, params: qwen2.Params, turns: list[types.Turn]
+) -> dict[str, float]:
+  shapes, plan = _plan(turns, 4)
+  score = functools.partial(scoring.score, config, chunk=shapes.replies)
+  scored = np.asarray(update.make_scorer(score)(params, plan.unlabelled()))
+  kl, count, largest = 0.0, 0, 0.0
+  for at in zip(*np.nonzero(plan.turn >= 0), strict=True):
+    turn = turns[plan.turn[at]]
+    d = scored[at][: len(turn.reply)] - turn.log_probs
+    kl, count = kl + float(np.sum(np.expm1(d) - d)), count + d.size
+    largest = max(largest, float(np.max(np.abs(d))))
+  return {'sampler_kl': kl / count, 'sampler_ratio': float(np.exp(largest))}
+
+
+if __name__ == '__main__':
+  app.run(main)

@@ -1,0 +1,203 @@
+"""Times generation: prompts read, tokens decoded, slots against lockstep.
+
+  python -m experiments.bench.generate --preset=small --json
+  python -m experiments.bench.generate --preset=small --baseline=transformers
+  python -m experiments.bench.generate --preset=1.5b --dtype=bfloat16 \\
+    --batch=128 --prompt=1024 --reply=128 --turns=5
+
+Every reply has `--reply` tokens. The share of the roofline is that of decoding:
+the bytes that a step must read (weights once, each row's keys and values) over
+its time, beside a large copy in the same run; weights that stay in a CPU's
+cache put it over 1. That of prompts is operations beside a matrix product's.
+
+With `--turns`, episodes of so many turns are played, with reply lengths from a
+log-normal (median 100, at most `--reply`), forced so that both schedules do the
+same work: a finished row goes on at once, or waits for all others.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import pathlib
+import tempfile
+import time
+from typing import Any
+
+import jax
+import numpy as np
+from absl import app, flags
+
+from experiments.bench import harness, transformers
+from hgpo_jax.model import qwen2, weights
+from hgpo_jax.sampler import decode
+from hgpo_jax.sampler.batcher import Batcher, RequestId
+from hgpo_jax.sampler.sampling import Sampling
+from hgpo_jax.train.compilations import Compilations
+
+_PRESET = flags.DEFINE_enum('preset', 'small', list(qwen2.CONFIGS), 'Size.')
+_LAYERS = flags.DEFINE_integer('layers', 0, "Blocks; 0 keeps the preset's.")
+_DTYPE = flags.DEFINE_enum(
+  'dtype', 'float32', ['float32', 'bfloat16'], 'Of weights, work and cache.'
+)
+_CHECKPOINT = flags.DEFINE_string(
+  'checkpoint', '', 'Hugging Face folder; default: random weights.'
+)
+_BATCH = flags.DEFINE_integer('batch', 16, 'Batcher.', lower_bound=1)
+_PROMPT = flags.DEFINE_integer('prompt', 128, 'Tokens.', lower_bound=2)
+_REPLY = flags.DEFINE_integer('reply', 64, 'Tokens.', lower_bound=2)
+_CHUNK = flags.DEFINE_integer('chunk', 64, 'Tokens between looks.')
+_PREFILL = flags.DEFINE_integer('prefill', 0, 'Prompts read at once; 0 is all.')
+_TURNS = flags.DEFINE_integer('turns', 0, 'Of each episode; 0 plays none.')
+_BASELINE = flags.DEFINE_enum('baseline', '', ['', 'transformers'], 'Beside.')
+_REPEATS = flags.DEFINE_integer('repeats', 5, 'Timed calls.', lower_bound=1)
+_JSON = flags.DEFINE_bool('json', False, 'One JSON object as the last line.')
+
+
+def main(argv: list[str]) -> None:
+  if len(argv) > 1:
+    raise app.UsageError(f'Got {argv[1:]}, expected flags only.')
+  config = _config()
+  rng = np.random.default_rng(0)
+  prompts = rng.integers(2, config.vocab_size, (_BATCH.value, _PROMPT.value))
+  with Compilations() as compilations:
+    params = _params(config)
+    results = _measure(config, params, prompts)
+    if _TURNS.value:
+      results |= _rollouts(config, params, rng)
+    results |= {
+      'compilations': compilations.count,
+      'compile_seconds': compilations.seconds,
+    }
+  if _BASELINE.value:
+    with tempfile.TemporaryDirectory() as folder:
+      path = pathlib.Path(_CHECKPOINT.value or f'{folder}/policy')
+      if not _CHECKPOINT.value:
+        weights.save(path, config, params, dtype=config.dtype)
+      del params
+      seconds = transformers.generate_seconds(
+        path, prompts, _REPLY.value, config.dtype, _REPEATS.value
+      )
+    results['baseline_tokens_per_second'] = (
+      _BATCH.value * _REPLY.value / seconds
+    )
+    results['ratio'] = seconds / results['seconds']
+  harness.report(results, _JSON.value)
+
+
+def _config() -> qwen2.Config:
+  types: dict[str, Any] = {
+    'dtype': _DTYPE.value,
+    'param_dtype': _DTYPE.value,
+    'cache_dtype': _DTYPE.value,
+  }
+  if _CHECKPOINT.value:
+    return weights.config_from_hf(_CHECKPOINT.value, **types)
+  preset = qwen2.CONFIGS[_PRESET.value]
+  layers = _LAYERS.value or preset.num_layers
+  return dataclasses.replace(preset, num_layers=layers, **types)
+
+
+def _params(config: qwen2.Config) -> qwen2.Params:
+  if _CHECKPOINT.value:
+    return weights.load(_CHECKPOINT.value, config)
+  init = jax.jit(qwen2.init_params, static_argnums=0)
+  return init(config, jax.random.key(0))
+
+
+def _plan() -> decode.DecodeShapes:
+  return decode.DecodeShapes(
+    slots=_BATCH.value,
+    max_reply=_REPLY.value,
+    prompt_buckets=(_PROMPT.value,),
+    prefill_buckets=(_PREFILL.value or _BATCH.value,),
+    max_choices=0,
+    chunk=_CHUNK.value,
+    prefill_rows=min(8, _BATCH.value),
+    end_id=-1,  # nothing ends a reply but its limit
+    pad_id=0,
+  )
+
+
+def _measure(
+  config: qwen2.Config, params: qwen2.Params, prompts: np.ndarray
+) -> dict[str, Any]:
+  """One batch of prompts, answered; and the same without decoding."""
+
+  def call(reply: int) -> None:
+    slots = Batcher(config, _plan(), Sampling(), params, jax.random.key(1))
+    for episode, prompt in enumerate(prompts):
+      slots.submit(RequestId(episode, 0), prompt, limit=reply)
+    slots.drain()
+
+  call(_REPLY.value)
+  call(1)
+  seconds = harness.median_seconds(lambda: call(_REPLY.value), _REPEATS.value)
+  reading = harness.median_seconds(lambda: call(1), _REPEATS.value)
+  step = (seconds - reading) / (_REPLY.value - 1)
+  tokens = _BATCH.value * _REPLY.value
+  peak = harness.peak_memory_bytes()  # before the ceilings are measured
+  bandwidth = harness.copy_bandwidth()
+  rate = harness.matrix_rate(config.dtype)
+  lengths = [_PROMPT.value] * _BATCH.value
+  # Of the three thirds of a training step, reading prompts is the first.
+  read = harness.train_operations(config, lengths, _BATCH.value) / 3
+  context = _PROMPT.value + _REPLY.value / 2
+  moved = harness.decode_bytes(config, _BATCH.value, context)
+  return {
+    'preset': _CHECKPOINT.value or _PRESET.value,
+    'layers': config.num_layers,
+    'device': jax.devices()[0].device_kind,
+    'seconds': seconds,
+    'tokens_per_second': tokens / seconds,
+    'prompt_tokens_per_second': prompts.size / reading,
+    'prompt_roofline_share': read / reading / rate,
+    'decode_step_ms': 1e3 * step,
+    'decode_bytes_per_second': moved / step,
+    'copy_bandwidth': bandwidth,
+    'peak_memory_bytes': peak,
+    'roofline_share': moved / step / bandwidth,
+  }
+
+
+def _rollouts(
+  config: qwen2.Config, params: qwen2.Params, rng: np.random.Generator
+) -> dict[str, Any]:
+  """Seconds of equal episodes under both schedules, after one to compile."""
+  shape = (_BATCH.value, _TURNS.value)
+  lengths = np.clip(rng.lognormal(np.log(100), 1.0, shape), 1, _REPLY.value)
+  prompts = rng.integers(2, config.vocab_size, (*shape, _PROMPT.value))
+
+  def play(lockstep: bool) -> float:
+    start = time.perf_counter()
+    slots = Batcher(config, _plan(), Sampling(), params, jax.random.key(2))
+    ready = [(episode, 0) for episode in range(_BATCH.value)]
+    left = prompts.shape[0] * prompts.shape[1]
+    while left:
+      if not lockstep or not slots.busy:
+        for episode, turn in ready:
+          slots.submit(
+            RequestId(episode, turn),
+            prompts[episode, turn],
+            limit=int(lengths[episode, turn]),
+          )
+        ready = []
+      slots.start()
+      for reply in slots.finished():
+        left -= 1
+        episode, turn = reply.request_id
+        if turn + 1 < _TURNS.value:
+          ready.append((episode, turn + 1))
+    return time.perf_counter() - start
+
+  play(False)
+  slots_s, lockstep_s = play(False), play(True)
+  said = float(np.sum(lengths.astype(int)))
+  return {
+    'rollout_tokens_per_second': said / slots_s,
+    'lockstep_tokens_per_second': said / lockstep_s,
+    'slots_over_lockstep': lockstep_s / slots_s,
+  }
+
+
+if __name__ == '__main__':
+  app.run(main)

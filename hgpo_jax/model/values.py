@@ -1,0 +1,54 @@
+"""A critic: the policy's backbone, and one column where it has a vocabulary.
+
+Axes: as in `scoring`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+
+import jax.numpy as jnp
+from jax import Array
+
+from hgpo_jax import types
+from hgpo_jax.model import qwen2
+
+HEAD = 'value_head'
+
+
+def init_params(params: qwen2.Params) -> tuple[qwen2.Params, qwen2.Params]:
+  """A policy's params -> those of a critic that values everything at 0.
+
+  Args:
+    params: of the policy; its arrays are shared, not copied.
+
+  Returns: the backbone, without the matrix of an untied head; and what is new,
+    `value_head [D]` float32.
+  """
+  width = params['norm']['scale'].shape  # [D]
+  backbone = {name: x for name, x in params.items() if name != 'head'}
+  return backbone, {HEAD: jnp.zeros(width, jnp.float32)}
+
+
+def values(
+  config: qwen2.Config, params: qwen2.Params, rows: types.Packed
+) -> Array:
+  """Values what each reply token was said to: all that stands before it.
+
+  No logits are made, so there is nothing to be cut into chunks.
+
+  Args:
+    config: the policy's size.
+    params: both parts of `init_params`, and adapters where `config` has them.
+    rows: packed turns.
+
+  Returns: `[B, Q]` float32, in reward units; 0 on padding. At the first token
+    of a reply this is the value of the turn.
+  """
+  config = dataclasses.replace(config, tied_head=True)  # it has no other one
+  backbone = {name: x for name, x in params.items() if name != HEAD}
+  hidden = qwen2.forward(
+    config, backbone, rows.tokens, rows.segments, at=rows.at
+  )
+  found = jnp.einsum('bqd,d->bq', hidden.astype(jnp.float32), params[HEAD])
+  return jnp.where(rows.targets >= 0, found, 0)

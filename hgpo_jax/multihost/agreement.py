@@ -1,0 +1,63 @@
+"""What the processes of one run must have in common before they start.
+
+Each sees its own command line and file system; where those differ, one would
+wait for ever for what another does not do. All processes call these functions,
+and all of them raise alike.
+"""
+
+from __future__ import annotations
+
+import json
+import pathlib
+
+import ml_collections
+
+from hgpo_jax import types
+from hgpo_jax.multihost import hosts
+from hgpo_jax.train import checkpoint
+
+# Fields that may differ: each process may have environment servers of its own.
+_OWN = (*(f'env.{name}' for name in checkpoint.PLACES), 'rollout.workers')
+
+
+def same_config(config: ml_collections.ConfigDict) -> None:
+  """Raises ConfigError where processes were given different configs."""
+  given = hosts.gather(json.dumps(config.to_dict()).encode())
+  first, *others = map(json.loads, given)
+  wrong = [
+    f'process {number}: {"; ".join(found)}'
+    for number, other in enumerate(others, 1)
+    if (found := checkpoint.config_differences(first, other, _OWN))
+  ]
+  if wrong:
+    raise types.ConfigError(
+      'the processes of a run were given different configs (process 0 -> '
+      f'another): {", ".join(wrong)}. Give all of them the same.'
+    )
+
+
+def newest(store: checkpoint.Checkpoints) -> int | None:
+  """Returns the newest step of a run, None if there is none.
+
+  Raises: CheckpointError where processes see different ones.
+  """
+  found = store.latest()
+  seen = [x.decode() for x in hosts.gather(str(found).encode())]
+  if len(set(seen)) > 1:
+    raise checkpoint.CheckpointError(
+      f'the newest steps in {store.folder} are, as the processes see it, '
+      f'{", ".join(seen)}. {_SHARE}'
+    )
+  return found
+
+
+def shared(written: pathlib.Path) -> None:
+  """Raises CheckpointError where not all see what the first one wrote."""
+  hosts.wait('the first process has written')
+  if hosts.any_says(not written.exists()):
+    raise checkpoint.CheckpointError(
+      f'{written} was written by process 0, and others do not see it. {_SHARE}'
+    )
+
+
+_SHARE = 'Give a run_dir on a file system that all processes share.'

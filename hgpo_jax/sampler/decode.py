@@ -1,0 +1,359 @@
+"""Decoding on the device: rows that start and end at different times.
+
+`admit` reads prompts into free slots, `advance` adds up to a chunk of tokens to
+every slot; `slots.py` decides on the host when each is called. Shapes come from
+small sets, so that the number of compilations is bounded whatever prompts
+arrive.
+
+A prompt's last token is kept out of `admit`: it is the first thing that a row
+decodes, so that tokens are drawn in one place. What a row says depends on its
+prompt, its key and its allowed replies, never on the other rows.
+
+Axes: B slots, U prompts read at once, P prompt columns, S columns of the cache,
+R columns of a reply, A allowed replies, V vocabulary.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from typing import Any
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+from hgpo_jax.model import qwen2
+from hgpo_jax.model.cache import KVCache, restack
+from hgpo_jax.model.sharding import constrain
+from hgpo_jax.sampler import sampling
+
+
+@dataclasses.dataclass(frozen=True)
+class DecodeShapes:
+  """The shapes of one run's generation.
+
+  Attributes:
+    slots: B, rows that decode together.
+    max_reply: R, the most tokens of a reply, its end-of-turn token included.
+    prompt_buckets: values of P, ascending; longer prompts lose their first
+      tokens.
+    prefill_buckets: values of U, ascending.
+    max_choices: A; 0 where no reply is ever limited.
+    chunk: most tokens that a row gets before the host looks at it again.
+    prefill_rows: prompts that must wait, at least, before they are read while
+      other rows decode: reading few at a time wastes the device.
+    end_id: the end-of-turn token.
+    pad_id: what stands where nothing was said.
+  """
+
+  slots: int
+  max_reply: int
+  prompt_buckets: tuple[int, ...]
+  prefill_buckets: tuple[int, ...]
+  max_choices: int
+  chunk: int
+  prefill_rows: int
+  end_id: int
+  pad_id: int
+
+  def __post_init__(self) -> None:
+    for name in ('prompt_buckets', 'prefill_buckets'):
+      value = tuple(sorted(getattr(self, name)))
+      object.__setattr__(self, name, value)
+      if not value or value[0] < 1:
+        raise ValueError(f'{name}={value}: give at least one positive size.')
+    for name in ('slots', 'max_reply', 'chunk', 'prefill_rows'):
+      if getattr(self, name) < 1:
+        raise ValueError(f'{name}={getattr(self, name)}: must be at least 1.')
+
+  @property
+  def columns(self) -> int:
+    """S."""
+    return self.prompt_buckets[-1] + self.max_reply
+
+  @property
+  def spans(self) -> tuple[int, ...]:
+    """How many of the cache's columns a chunk may look at."""
+    return tuple(p + self.max_reply for p in self.prompt_buckets)
+
+  def max_shapes(self, methods: int) -> int:
+    """How often `admit` and `advance` can be compiled, however long a run.
+
+    Args:
+      methods: ways of sampling that differ not in temperature alone.
+    """
+    reads = len(self.prompt_buckets) * len(self.prefill_buckets)
+    return reads + methods * len(self.spans)
+
+
+def copied_columns(config: qwen2.Config, plan: DecodeShapes) -> int:
+  """Columns that `advance` copies out of the cache at most; see `unstack`."""
+  if config.num_layers <= qwen2.SHALLOW:
+    return plan.columns
+  return max((s for s in plan.spans if s < plan.columns), default=0)
+
+
+@flax.struct.dataclass
+class State:
+  """What stands in the slots; given away by each call and got back.
+
+  Attributes:
+    cache: keys and values of all tokens but each row's newest.
+    newest: `[B]` int32.
+    tokens: `[B, R]` int32, what was said.
+    log_probs: `[B, R]` float32 of the scored distribution (see `sampling`).
+    position: `[B]` int32, tokens said.
+    limit: `[B]` int32, tokens that may be said, at most R.
+    done: `[B]` bool; True in an empty slot.
+    keys: `[B, 2]` uint32; the token at position r uses `fold_in(key, r)`.
+    choices: `[B, A, R]` int32 as in `sampling.start_choices`.
+    open_: `[B, A]` bool, allowed replies that agree so far.
+  """
+
+  cache: KVCache
+  newest: Array
+  tokens: Array
+  log_probs: Array
+  position: Array
+  limit: Array
+  done: Array
+  keys: Array
+  choices: Array
+  open_: Array
+
+
+@flax.struct.dataclass
+class NewRows:
+  """Rows that start to decode; made on the host.
+
+  Attributes:
+    tokens: `[U, P]` int32, different prompts without their last tokens.
+    lengths: `[U]` int32; 0 is filler, or a prompt of one token.
+    count: `[]` int32, rows that start; the rest of the following is filler.
+    slots: `[B]` int32, where; B on filler, which writes nothing.
+    source: `[B]` int32, which of the prompts.
+    newest: `[B]` int32, the last tokens of the prompts.
+    names: `[B, 2]` int32, episode and turn, that the row's key is made of.
+    limit: `[B]` int32, as in `State`.
+    choices: `[B, A, R]` int32, as in `State`.
+  """
+
+  tokens: Any  # of NumPy where it is made, traced where it is read
+  lengths: Any
+  count: Any
+  slots: Any
+  source: Any
+  newest: Any
+  names: Any
+  limit: Any
+  choices: Any
+
+
+@flax.struct.dataclass
+class Report:
+  """What the host needs to know after a chunk; fields as in `State`."""
+
+  tokens: Array
+  log_probs: Array
+  position: Array
+  done: Array
+
+
+@functools.partial(jax.jit, static_argnames=('config', 'plan'))
+def empty(config: qwen2.Config, plan: DecodeShapes) -> State:
+  """Batcher with nothing in them."""
+  rows, reply = plan.slots, plan.max_reply
+  words = jnp.full((rows, reply), plan.pad_id, jnp.int32)
+  choices = jnp.full((rows, plan.max_choices, reply), -1, jnp.int32)
+  return _placed(
+    State(
+      cache=qwen2.init_cache(config, rows, plan.columns),
+      newest=jnp.zeros(rows, jnp.int32),
+      tokens=words,
+      log_probs=jnp.zeros(words.shape, jnp.float32),
+      position=jnp.zeros(rows, jnp.int32),
+      limit=jnp.zeros(rows, jnp.int32),
+      done=jnp.ones(rows, bool),
+      keys=jnp.zeros((rows, 2), jnp.uint32),
+      choices=choices,
+      open_=sampling.start_choices(choices),
+    )
+  )
+
+
+def row_keys(key: Array, names: Array) -> Array:
+  """Derives the key of each turn of each episode.
+
+  Args:
+    key: `[2]` uint32, the rollout's key, used for nothing else.
+    names: `[B, 2]` int32 episode and turn.
+
+  Returns: `[B, 2]` uint32.
+  """
+
+  def one(name: Array) -> Array:
+    return jax.random.fold_in(jax.random.fold_in(key, name[0]), name[1])
+
+  return jax.vmap(one)(names)
+
+
+@functools.partial(
+  jax.jit, static_argnames=('config', 'pad_id'), donate_argnums=0
+)
+def admit(
+  state: State,
+  params: qwen2.Params,
+  new: NewRows,
+  key: Array,
+  *,
+  config: qwen2.Config,
+  pad_id: int,
+) -> State:
+  """Reads each prompt once and copies it to all slots that it is for.
+
+  Args:
+    state: what decodes already; given away.
+    params: the policy.
+    new: the rows that start.
+    key: `[2]` uint32, the rollout's.
+    config: the model's size.
+    pad_id: what stands where nothing was said.
+  """
+  _, fresh = qwen2.prefill(config, params, new.tokens, new.lengths)
+
+  def copy(i: Array, kv: tuple[Array, Array]) -> tuple[Array, Array]:
+    # A row at a time: no temporary is as large as the cache.
+    return tuple(
+      jax.lax.dynamic_update_slice(
+        whole,
+        jax.lax.dynamic_slice_in_dim(read, new.source[i], 1, axis=1),
+        (0, new.slots[i], 0, 0, 0),
+      )
+      for whole, read in zip(kv, (fresh.k, fresh.v), strict=True)
+    )  # type: ignore[return-value]
+
+  k, v = jax.lax.fori_loop(0, new.count, copy, (state.cache.k, state.cache.v))
+
+  def put(old: Array, value: Array | float) -> Array:
+    return old.at[new.slots].set(value, mode='drop')
+
+  length = put(state.cache.length, fresh.length[new.source])
+  return _placed(
+    State(
+      cache=KVCache(k, v, length),
+      newest=put(state.newest, new.newest),
+      tokens=put(state.tokens, pad_id),
+      log_probs=put(state.log_probs, 0.0),
+      position=put(state.position, 0),
+      limit=put(state.limit, new.limit),
+      done=put(state.done, False),
+      keys=put(state.keys, row_keys(key, new.names)),
+      choices=put(state.choices, new.choices),
+      open_=put(state.open_, sampling.start_choices(new.choices)),
+    )
+  )
+
+
+@functools.partial(
+  jax.jit,
+  static_argnames=('config', 'method', 'span', 'chunk', 'end_id'),
+  donate_argnums=0,
+)
+def advance(
+  state: State,
+  params: qwen2.Params,
+  temperature: Array | float,
+  *,
+  config: qwen2.Config,
+  method: sampling.Sampling,
+  span: int,
+  chunk: int,
+  end_id: int,
+) -> tuple[State, Report]:
+  """Adds up to `chunk` tokens to every row that is not done.
+
+  Args:
+    state: given away.
+    params: the policy.
+    temperature: positive; traced, so that temperatures share a compilation.
+    config: the model's size.
+    method: truncation, and whether greedy.
+    span: columns of the cache that hold all rows, these tokens included.
+    chunk: tokens.
+    end_id: the end-of-turn token.
+  """
+  whole = state.cache
+  blocks, part = qwen2.unstack(config, params, whole, span)
+
+  def step(carry: tuple[Array, State]) -> tuple[Array, State]:
+    i, state = carry
+    hidden, cache = qwen2.decode(
+      config, params, state.newest, state.cache, blocks
+    )
+    # A row that is done stays where it is, inside the cache.
+    length = jnp.where(state.done, state.cache.length, cache.length)
+    cache = dataclasses.replace(cache, length=length)
+    logits = qwen2.logits(config, params, hidden)
+    state = dataclasses.replace(state, cache=cache)
+    return i + 1, _say(state, logits, temperature, method, end_id)
+
+  def unfinished(carry: tuple[Array, State]) -> Array:
+    i, state = carry
+    return (i < chunk) & ~jnp.all(state.done)
+
+  start = jnp.int32(0), dataclasses.replace(state, cache=part)
+  _, state = jax.lax.while_loop(unfinished, step, start)
+  cache = restack(whole, state.cache)
+  state = _placed(dataclasses.replace(state, cache=cache))
+  report = Report(state.tokens, state.log_probs, state.position, state.done)
+  return state, report
+
+
+def _say(
+  state: State,
+  logits: Array,
+  temperature: Array | float,
+  method: sampling.Sampling,
+  end_id: int,
+) -> State:
+  """Draws the next token of every row from its `logits [B, V]`."""
+  here, choices = state.position, state.choices
+  allowed = None
+  if choices.shape[1]:
+    allowed = sampling.allowed_tokens(
+      choices, state.open_, here, logits.shape[-1]
+    )
+  scored = sampling.scored_log_probs(logits, temperature, allowed)
+  keys = jax.vmap(jax.random.fold_in)(state.keys, here)
+  token = sampling.draw(keys, sampling.process(scored, method))
+  token = token.astype(jnp.int32)
+  log_prob = jnp.take_along_axis(scored, token[:, None], axis=1)[:, 0]
+  alive = ~state.done
+  rows = jnp.arange(here.size)
+  at = jnp.where(alive, here, state.tokens.shape[1])  # out of range: dropped
+  said = here + alive
+  open_ = state.open_
+  if choices.shape[1]:
+    open_ = sampling.advance_choices(choices, open_, here, token)
+  return dataclasses.replace(
+    state,
+    newest=jnp.where(alive, token, state.newest),
+    tokens=state.tokens.at[rows, at].set(token, mode='drop'),
+    log_probs=state.log_probs.at[rows, at].set(log_prob, mode='drop'),
+    position=said,
+    done=state.done | (token == end_id) | (said >= state.limit),
+    open_=open_,
+  )
+
+
+def _placed(state: State) -> State:
+  """The same layout after every call, so that nothing is compiled anew."""
+
+  def place(x: Array) -> Array:
+    if x.ndim == 5:  # keys and values
+      return constrain(x, 'layers', 'rows', 'kv_heads', None, None)
+    return constrain(x, 'rows', *[None] * (x.ndim - 1))
+
+  return jax.tree.map(place, state)

@@ -1,0 +1,231 @@
+"""The warm start: tokenizer and params that RL starts from, made once."""
+
+from __future__ import annotations
+
+import contextlib
+import pathlib
+import secrets
+import shutil
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+import jax
+import ml_collections
+import tqdm
+
+from hgpo_jax import types
+from hgpo_jax.model import tokenizer as tokenizer_lib
+from hgpo_jax.multihost import hosts
+from hgpo_jax.train import build as model_lib
+from hgpo_jax.train import checkpoint, cloning, tasks
+from hgpo_jax.train import policy as policy_lib
+from hgpo_jax.train.run import Environments, Run
+
+
+def warm_start(
+  config: ml_collections.ConfigDict,
+  environments: Environments,
+  folder: pathlib.Path,
+) -> tuple[Run, Any]:
+  """Builds the run, and the params that RL starts from (the KL's reference).
+
+  They stand in `folder/warm_start`, the run's own, and are made once for all
+  runs with equal settings, in `cache` beside the run. A checkpoint that is not
+  trained further is not copied.
+
+  Args:
+    config: the experiment.
+    environments: its world.
+    folder: the run's.
+
+  Raises: CheckpointError if `folder` holds the warm start of other settings.
+  """
+  own = folder / 'warm_start'
+  cache = cloning.cache_folder(
+    folder.parent / 'cache', _settings(config, environments)
+  )
+  # Only the first one looks: a network file system would remember for the
+  # others that there is nothing, after it was made.
+  has_own, cached = (
+    hosts.first_says(hosts.is_first() and path.exists())
+    for path in (own, cache)
+  )
+  made_now = not has_own and not cached
+  if not has_own:
+    if cached:
+      hosts.say(f'warm start: from {cache}')
+    else:
+      with _made_at_once(cache) as scratch:
+        _make_warm_start(config, environments, scratch)
+        if hosts.is_first():
+          (scratch / 'key').write_text(cache.name)
+    with _made_at_once(own) as scratch:
+      if hosts.is_first():
+        shutil.copytree(cache, scratch, dirs_exist_ok=True)
+  if (own / 'key').read_text() != cache.name:
+    raise checkpoint.CheckpointError(
+      f'{own} was made with other settings of env, policy, warmstart or the '
+      'template. Give them their old values, or another run_dir.'
+    )
+  with _named(own, cache):
+    tokenizer = tokenizer_lib.load(own / 'tokenizer')
+  policy = policy_lib.Policy(config, tokenizer)
+  if not made_now:
+    hosts.say(policy.memory())
+  with _named(own, cache):
+    params = policy.warm_params(own)
+  return Run(environments, policy), params
+
+
+@contextlib.contextmanager
+def _named(own: pathlib.Path, cache: pathlib.Path) -> Iterator[None]:
+  """Says of what cannot be read where it came from."""
+  try:
+    yield
+  except (OSError, ValueError, checkpoint.CheckpointError) as error:
+    raise checkpoint.CheckpointError(
+      f'the warm start in {own} cannot be read: {error}\nIt was copied from '
+      f'{cache}: delete both, and begin anew without --resume.'
+    ) from error
+
+
+def _make_warm_start(
+  config: ml_collections.ConfigDict,
+  environments: Environments,
+  folder: pathlib.Path,
+) -> None:
+  """Writes `tokenizer/` and `params/` from the expert's episodes."""
+  found = list(expert_examples(config, environments))
+  tokenizer = make_tokenizer(config, found)
+  if hosts.is_first():
+    tokenizer_lib.save(tokenizer, folder / 'tokenizer')
+  policy = policy_lib.Policy(config, tokenizer)
+  hosts.say(policy.memory())  # refuses what will not fit, before it is made
+  if config.policy.checkpoint and not config.warmstart.games:
+    return
+  run = Run(environments, policy)
+  params = run.policy.init_params()
+  if config.warmstart.games:
+    params = _clone(run, params, found[: config.warmstart.games])
+  cloning.save(folder / 'params', params)
+
+
+def make_tokenizer(
+  config: ml_collections.ConfigDict, found: Iterable[list[cloning.Example]]
+) -> Any:
+  """Loads the tokenizer that the config names, or builds one from examples."""
+  given = model_lib.tokenizer_folder(config.policy)
+  if given:
+    return tokenizer_lib.load(given)
+  return tokenizer_lib.build(
+    (text for example in found for text in cloning.texts(example)),
+    vocab_size=config.policy.vocab_size,
+    chat_template=tokenizer_lib.CHAT_TEMPLATES[config.policy.chat],
+  )
+
+
+@contextlib.contextmanager
+def _made_at_once(folder: pathlib.Path) -> Iterator[pathlib.Path]:
+  """Gives a scratch folder that becomes `folder` when all went well.
+
+  Another run may have made the same meanwhile; then ours is dropped.
+  """
+  # No process id: in containers other runs have the same.
+  name = f'{folder.name}.{hosts.first_says(secrets.randbits(30)):08x}.part'
+  scratch = folder.with_name(name)
+  scratch.mkdir(parents=True, exist_ok=True)
+  try:
+    yield scratch
+    hosts.wait(f'{name} is written')
+    if hosts.is_first():
+      with contextlib.suppress(OSError):
+        scratch.rename(folder)
+    hosts.wait(f'{name} is moved')
+  finally:
+    if hosts.is_first():
+      shutil.rmtree(scratch, ignore_errors=True)
+
+
+def expert_examples(
+  config: ml_collections.ConfigDict, environments: Environments
+) -> Iterable[list[cloning.Example]]:
+  """Yields the expert's episodes, in words."""
+  c = config.warmstart
+  built = not model_lib.tokenizer_folder(config.policy)
+  games = max(c.games, c.tokenizer_games if built else 0)
+  numbers = tasks.demonstration_tasks(
+    config.seed, games, environments.world.num_tasks('train')
+  )
+  for place, number in enumerate(
+    tqdm.tqdm(numbers, 'expert episodes', disable=not hosts.is_first())
+  ):
+    episode = environments.world.demonstrate(
+      environments.make_task('train', number),
+      seed=place,
+      explore=c.explore,
+      noise=c.noise,
+    )
+    if episode:
+      yield cloning.examples(episode, environments.agent)
+
+
+def _clone(run: Run, params: Any, found: list[list[cloning.Example]]) -> Any:
+  c = run.config
+  turns = cloning.to_turns(
+    [x for e in found for x in e], run.codec, run.policy.shapes.reply
+  )
+  if not turns:
+    raise types.ConfigError(
+      f'nothing to clone: {c.warmstart.games} games gave {len(found)} episodes '
+      "that the expert won, and no reply of theirs fits. Raise the world's "
+      'max_turns or sampling.max_reply.'
+    )
+  bar = tqdm.tqdm(
+    desc=f'cloning {len(turns)} turns',
+    unit='update',
+    disable=not hosts.is_first(),
+  )
+
+  def report(step: int, steps: int, loss: jax.Array) -> None:
+    bar.total = steps
+    if step % 20 == 0 or step == steps:
+      bar.set_postfix_str(f'loss {float(loss):.3f}', refresh=False)
+    bar.update()
+
+  params = cloning.clone(
+    params,
+    turns,
+    run.policy.score(1.0, run.policy.base),
+    shapes=run.policy.shapes,
+    epochs=c.warmstart.epochs,
+    minibatch=c.warmstart.minibatch,
+    learning_rate=c.warmstart.learning_rate,
+    seed=c.seed,
+    report=report,
+    placed=run.policy.placed,
+  )
+  bar.close()
+  return params
+
+
+def _settings(
+  config: ml_collections.ConfigDict, environments: Environments
+) -> dict[str, Any]:
+  """What a warm start depends on, as JSON."""
+  c = config
+  settings = {n: c[n].to_dict() for n in ('env', 'policy', 'warmstart')}
+  for field in ('template', 'template_file', *checkpoint.PLACES):
+    del settings['env'][field]
+  # Adapters come after it; these change rounding, speed and memory alone.
+  for field in ('lora', 'cache_dtype', 'remat', 'attention'):
+    del settings['policy'][field]
+  shapes = ('max_reply', 'choice_buckets')
+  rows = ('row_tokens', 'row_replies', 'row_turns', 'microbatch')
+  return {
+    **settings,
+    'seed': c.seed,
+    'words': environments.words,
+    'sampling': {name: c.sampling[name] for name in shapes},
+    'optim': {name: c.optim[name] for name in rows},
+    **model_lib.fingerprints(c.policy),
+  }

@@ -1,0 +1,27 @@
+"""A small policy and the shapes of its decoding, for tests of the sampler."""
+
+import numpy as np
+
+from hgpo_jax.model import qwen2
+from hgpo_jax.sampler.decode import DecodeShapes
+
+CONFIG = qwen2.float32(qwen2.Config(40, 16, 32, 2, 4, 2, 4))
+END, PAD, R = 1, 0, 5
+PLAN = DecodeShapes(
+  slots=4,
+  max_reply=R,
+  prompt_buckets=(8,),
+  prefill_buckets=(4,),
+  max_choices=4,
+  chunk=3,
+  prefill_rows=2,
+  end_id=END,
+  pad_id=PAD,
+)
+
+
+def random_prompts(n, seed=0, longest=8):
+  rng = np.random.default_rng(seed)
+  return [
+    list(rng.integers(2, 40, rng.integers(1, longest + 1))) for _ in range(n)
+  ]

@@ -64,8 +64,9 @@ class TextEnv(Protocol):
     ...
 
 
-# Slot -> the task to reset it to, or the action to play in it. The answer has
-# the same slots. This is all that a rollout sees of environments.
+# Environment number -> the task to reset it to, or the action to play in it.
+# The answer has the same numbers. This is all that a rollout sees of
+# environments.
 StepEnvs = Callable[[Mapping[int, Task | str]], dict[int, Step]]
 
 

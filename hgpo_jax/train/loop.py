@@ -39,7 +39,7 @@ def open_environments(
 
   Args:
     config: the experiment.
-    check: asked while remote servers are waited for; may raise.
+    check: called while servers are waited for; may raise.
   """
   env = config.env
   options = registry.options_of(env)
@@ -54,26 +54,25 @@ def open_environments(
     words=dataclasses.asdict(template),
     step_envs=inline.InlineClient(world.make_env),
   )
+  waiting = {'timeout': env.timeout, 'patience': env.patience, 'check': check}
   if env.get('addresses'):
     from envs.serving import client
 
-    with client.GrpcClient(
-      env.addresses,
-      env.world,
-      options,
-      client.read_credentials(env.token_file, env.ca_file),
-      timeout=env.timeout,
-      patience=env.patience,
-      check=check,
-    ) as remote:
-      yield dataclasses.replace(
-        environments, step_envs=remote, counts=lambda: vars(remote.counts)
-      )
+    credentials = client.read_credentials(env.token_file, env.ca_file)
+    served = client.GrpcClient(
+      env.addresses, env.world, options, credentials, **waiting
+    )
   elif env.servers:
-    with inline.ProcessClient(env.world, options, env.servers) as local:
-      yield dataclasses.replace(environments, step_envs=local)
+    from envs.serving import local
+
+    served = local.open_client(env.world, options, env.servers, **waiting)
   else:
     yield environments
+    return
+  with served as step_envs:
+    yield dataclasses.replace(
+      environments, step_envs=step_envs, counts=lambda: vars(step_envs.counts)
+    )
 
 
 def train(

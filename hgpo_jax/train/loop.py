@@ -54,24 +54,25 @@ def open_environments(
     words=dataclasses.asdict(template),
     step_envs=inline.InlineClient(world.make_env),
   )
-  waiting = {'timeout': env.timeout, 'patience': env.patience, 'check': check}
-  if env.get('addresses'):
-    from envs.serving import client
-
-    credentials = client.read_credentials(env.token_file, env.ca_file)
-    served = client.GrpcClient(
-      env.addresses, env.world, options, credentials, **waiting
-    )
-  elif env.servers:
-    from envs.serving import local
-
-    served = local.open_client(env.world, options, env.servers, **waiting)
-  else:
+  if not env.addresses and not env.servers:
     yield environments
     return
-  with served as step_envs:
+  from envs.serving import client, local  # a run without servers loads no gRPC
+
+  waiting = {'timeout': env.timeout, 'patience': env.patience, 'check': check}
+  with contextlib.ExitStack() as stack:
+    if env.addresses:
+      credentials = client.read_credentials(env.token_file, env.ca_file)
+      served = client.GrpcClient(
+        env.addresses, env.world, options, credentials, **waiting
+      )
+      stack.enter_context(served)
+    else:
+      served = stack.enter_context(
+        local.open_client(env.world, options, env.servers, **waiting)
+      )
     yield dataclasses.replace(
-      environments, step_envs=step_envs, counts=lambda: vars(step_envs.counts)
+      environments, step_envs=served, counts=lambda: vars(served.counts)
     )
 
 

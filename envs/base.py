@@ -36,7 +36,7 @@ class Step:
     terminated: the episode reached an end of the task.
     truncated: the episode was cut off by the step limit.
     won: the task is solved.
-    parts: what the reward is made of, by name, where a world tells that.
+    parts: what the reward is made of, by name, where a world reports it.
   """
 
   observation: str

@@ -4,9 +4,9 @@
   python -m envs.serve --world=webshop --host=0.0.0.0 --port=7000 \\
     --token_file=token.txt --certificate=server.pem --key=server.key
 
-Prints one line when it is ready, with its port, and serves until it is told to
-end (SIGTERM, Ctrl-C). `--world=my_module:MyWorld` serves a class of your own;
-what worlds print goes to stderr.
+Prints one line when it is ready, with its port, and serves until SIGTERM or
+Ctrl-C. `--world=my_module:MyWorld` serves a class of your own; what worlds
+print goes to stderr.
 """
 
 from __future__ import annotations
@@ -69,7 +69,7 @@ def main(argv: list[str] | None = None) -> None:
 
 
 def _await_end(ended: threading.Event) -> None:
-  """Ends the process when nobody holds the other end of stdin any more."""
+  """Ends the process when the other end of stdin is closed."""
   while os.read(0, 1024):
     pass
   ended.set()
@@ -84,7 +84,7 @@ def _parser() -> argparse.ArgumentParser:
   add = parser.add_argument
   add('--world', required=True, help='a name in the registry, or module:Class')
   add('--options', type=json.loads, default={}, help='of the world, as JSON')
-  add('--host', default='127.0.0.1', help='others than loopback need a token')
+  add('--host', default='127.0.0.1', help='any but loopback needs a token')
   add('--port', type=int, default=0, help='0 takes any that is free')
   add('--token_file', default='', help='holds the secret of its clients')
   add('--certificate', default='', help='PEM file; with --key it means TLS')

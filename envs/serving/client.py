@@ -24,7 +24,7 @@ from envs import inline
 from envs.base import EnvError, ResetNeeded, ServerError, Step, Task
 from envs.serving import identity, protocol, server
 from envs.serving.fleet import NAP, Fleet
-from envs.serving.remote import Credentials, Remote, is_busy, is_final, told
+from envs.serving.remote import Credentials, Remote, describe, is_busy, is_final
 
 _LOOK = 1.0  # seconds until a caller that waits is asked whether it still does
 
@@ -239,11 +239,11 @@ class GrpcClient:
       return protocol.decode_answers(self._result(call))
     except grpc.RpcError as error:
       if is_final(error):
-        raise ServerError(f'{server.address}: {told(error)}') from error
+        raise ServerError(f'{server.address}: {describe(error)}') from error
       if is_busy(error):
         self._count(busy=1)
         return None
-      reason = told(error)
+      reason = describe(error)
     except protocol.WireError as error:
       reason = str(error)
     server.fail(reason)

@@ -118,7 +118,7 @@ class Fleet:
     )
 
   def close(self, leave: protocol.Leave) -> None:
-    """Tells those that are up, and closes all connections."""
+    """Sends `leave` to those that are up, and closes all connections."""
     data = protocol.encode(leave)
     calls = [s.send('Leave', data, 1.0) for s in self._servers if s.up]
     for call in calls:
@@ -127,7 +127,7 @@ class Fleet:
       remote.close()
 
   def _wrong(self, found: protocol.Identity) -> str:
-    """What is wrong with a server; the first one tells the data's hash."""
+    """What is wrong with a server; the first one sets the data's hash."""
     with self._lock:
       expected = self.expected
       if not expected.data:

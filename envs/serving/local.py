@@ -81,7 +81,7 @@ def open_client(
 def command(world: str, options: Mapping[str, Any]) -> list[str]:
   """What serves a world with these options, as JSON values.
 
-  Its stdin has to be a pipe; it ends when nobody holds the other end.
+  Its stdin has to be a pipe; it ends when the other end is closed.
   """
   return [
     sys.executable, '-m', 'envs.serve', f'--world={world}',
@@ -129,7 +129,9 @@ class LocalServer:
     """
     stdout = self.process.stdout
     assert stdout is not None
-    while not select.select([stdout], [], [], _LOOK)[0]:
+    poll = select.poll()
+    poll.register(stdout, select.POLLIN)  # and its end, always
+    while not poll.poll(1000 * _LOOK):
       check()
     line = stdout.readline()
     if not line.startswith('serving '):
@@ -211,7 +213,7 @@ class LocalServer:
     self._lines: collections.deque[str] = collections.deque(
       maxlen=_STDERR_LINES
     )
-    # A server whose stderr nobody reads stops when the pipe is full.
+    # A server whose stderr is not read stops when the pipe is full.
     self._reader = threading.Thread(
       target=self._lines.extend, args=(self.process.stderr or (),), daemon=True
     )

@@ -127,7 +127,7 @@ class Remote:
         self.reason = check(protocol.Identity.decode(probe.result()))
         self.refuses = bool(self.reason)
       except grpc.RpcError as error:
-        self.reason = told(error)
+        self.reason = describe(error)
         self.refuses = error.code() in _REFUSALS
       except protocol.WireError as error:
         self.reason, self.refuses = str(error), True
@@ -138,7 +138,7 @@ class Remote:
     self._channel.close()
 
 
-def told(error: grpc.RpcError) -> str:
+def describe(error: grpc.RpcError) -> str:
   """What went wrong, in a line."""
   return f'{error.code().name}: {error.details()}'
 

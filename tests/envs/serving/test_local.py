@@ -104,9 +104,9 @@ def test_a_dead_server_is_started_again_and_nothing_is_lost(servers, capfd):
   with local.open_client('toy', {'num_words': 8}, 2) as step_envs:
     assert play(step_envs, kill) == expected
     assert step_envs.counts.rebuilds == 2
-    told = capfd.readouterr().err
-    assert told.count('Starting an environment server again') == 2
-    assert 'exit code -9' in told
+    said = capfd.readouterr().err
+    assert said.count('Starting an environment server again') == 2
+    assert 'exit code -9' in said
     # The same again is no accident: the run ends, with its last lines.
     kill()
     with pytest.raises(ServerError, match='again and again.*exit code -9'):
@@ -199,10 +199,10 @@ import os, sys, threading
 from envs.base import Task
 from envs.serving import local
 start = local.LocalServer._start
-def told(server):
+def start_and_print(server):
   start(server)
   print(server.process.pid, flush=True)
-local.LocalServer._start = told
+local.LocalServer._start = start_and_print
 def die():
   os.kill(os.getpid(), 9)  # no clean-up
 at_load = {'check': die} if sys.argv[2] == 'load' else {}
@@ -243,7 +243,7 @@ def _alive(pid):
     os.kill(pid, 0)
   except ProcessLookupError:
     return False
-  # Where nobody collects orphans they stay as zombies, which have ended too.
+  # Orphans that no process collects stay as zombies, which have ended too.
   try:
     with open(f'/proc/{pid}/stat', encoding='ascii') as file:
       return file.read().rsplit(')', 1)[1].split()[0] != 'Z'

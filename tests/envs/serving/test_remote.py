@@ -196,7 +196,7 @@ def test_an_action_is_played_once_however_often_it_is_asked():
   assert episodes.play('me', {0: protocol.Move(3, 'no')})[0].done
   error = episodes.play('me', {0: protocol.Move(4, 'no')})
   assert isinstance(error[0], ResetNeeded)
-  # Late, early and unknown: told, not played.
+  # Late, early and unknown: refused, not played.
   for session, env_id, turn in (('me', 0, 2), ('me', 0, 6), ('me', 1, 2),
                               ('you', 0, 5)):  # fmt: skip
     found = episodes.play(session, {env_id: protocol.Move(turn, 'red')})

@@ -36,7 +36,7 @@ class Step:
     terminated: the episode reached an end of the task.
     truncated: the episode was cut off by the step limit.
     won: the task is solved.
-    parts: what the reward is made of, by name, where a world tells that.
+    parts: what the reward is made of, by name, where a world reports it.
   """
 
   observation: str
@@ -64,8 +64,9 @@ class TextEnv(Protocol):
     ...
 
 
-# Slot -> the task to reset it to, or the action to play in it. The answer has
-# the same slots. This is all that a rollout sees of environments.
+# Environment number -> the task to reset it to, or the action to play in it.
+# The answer has the same numbers. This is all that a rollout sees of
+# environments.
 StepEnvs = Callable[[Mapping[int, Task | str]], dict[int, Step]]
 
 

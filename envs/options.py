@@ -1,4 +1,4 @@
-"""What the options of a world may be; what may not is told by its name."""
+"""Checks of the options of a world, with errors that name the option."""
 
 from __future__ import annotations
 

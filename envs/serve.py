@@ -1,12 +1,12 @@
-"""Serves a world to other machines.
+"""Serves a world to other processes and machines.
 
   python -m envs.serve --world=alfworld --options='{"max_turns": 50}'
   python -m envs.serve --world=webshop --host=0.0.0.0 --port=7000 \\
     --token_file=token.txt --certificate=server.pem --key=server.key
 
-Prints one line when it is ready, with its port, and serves until it is told to
-end (SIGTERM, Ctrl-C). `--world=my_module:MyWorld` serves a class of your own;
-what worlds print goes to stderr.
+Prints one line when it is ready, with its port, and serves until SIGTERM or
+Ctrl-C. `--world=my_module:MyWorld` serves a class of your own; what worlds
+print goes to stderr.
 """
 
 from __future__ import annotations
@@ -17,17 +17,24 @@ import os
 import signal
 import sys
 import threading
+import time
 
 from envs import registry
 from envs.base import EnvError
 from envs.serving import identity, protocol, server
 
+_STOP = 2.0  # seconds to end in
+
 
 def main(argv: list[str] | None = None) -> None:
   args = _parser().parse_args(argv)
-  # Nobody may read on after the line that says where it serves.
+  # The line that says where it serves is the only one on stdout: what worlds
+  # print, from C too, goes to stderr.
   stdout = os.fdopen(os.dup(1), 'w')
   os.dup2(2, 1)
+  ended = threading.Event()
+  if args.until_stdin_ends:
+    threading.Thread(target=_await_end, args=(ended,), daemon=True).start()
   try:
     world = registry.make_world(args.world, args.options)
     serving = server.start(
@@ -49,11 +56,8 @@ def main(argv: list[str] | None = None) -> None:
     )
   except (EnvError, OSError) as error:
     sys.exit(f'{type(error).__name__}: {error}')
-  ended = threading.Event()
   for number in (signal.SIGTERM, signal.SIGINT):
     signal.signal(number, lambda *_: ended.set())
-  if args.until_stdin_ends:
-    threading.Thread(target=_await_end, args=(ended,), daemon=True).start()
   print(
     f'serving {args.world} on {args.host}:{serving.port}',
     file=stdout,
@@ -61,13 +65,16 @@ def main(argv: list[str] | None = None) -> None:
   )
   ended.wait()
   serving.stop()
+  os._exit(0)  # a world that never answers must not keep the process
 
 
 def _await_end(ended: threading.Event) -> None:
-  """Returns when nobody holds the other end of stdin any more."""
+  """Ends the process when the other end of stdin is closed."""
   while os.read(0, 1024):
     pass
   ended.set()
+  time.sleep(_STOP)
+  os._exit(0)  # it does not serve yet
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -77,13 +84,13 @@ def _parser() -> argparse.ArgumentParser:
   add = parser.add_argument
   add('--world', required=True, help='a name in the registry, or module:Class')
   add('--options', type=json.loads, default={}, help='of the world, as JSON')
-  add('--host', default='127.0.0.1', help='others than loopback need a token')
+  add('--host', default='127.0.0.1', help='any but loopback needs a token')
   add('--port', type=int, default=0, help='0 takes any that is free')
-  add('--token_file', default='', help='holds what clients have to know')
+  add('--token_file', default='', help='holds the secret of its clients')
   add('--certificate', default='', help='PEM file; with --key it means TLS')
   add('--key', default='', help='PEM file')
   add('--max_requests', type=int, default=16, help='in work at once')
-  add('--until_stdin_ends', action='store_true', help='so as not to be left')
+  add('--until_stdin_ends', action='store_true', help='end with its parent')
   return parser
 
 

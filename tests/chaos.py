@@ -1,4 +1,4 @@
-"""Servers that are killed, stopped and cut off while somebody plays."""
+"""Servers that are killed, stopped and cut off while a client plays."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ class Wire:
 
 
 class Chaos:
-  """Server processes behind wires, and what befalls them."""
+  """Server processes behind wires that can be broken."""
 
   def __init__(self, servers: int, world: str, options: dict, seed: int = 0):
     self._rng = random.Random(seed)

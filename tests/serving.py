@@ -1,4 +1,4 @@
-"""Remote servers in this process, and ways to talk to them."""
+"""Servers in this process, and ways to talk to them."""
 
 import grpc
 import pytest
@@ -63,38 +63,38 @@ def refusal(serving, method, data, **more):
 
 
 class RemoteEnv:
-  """A slot of a client as an environment, for the contract checker."""
+  """One environment of a client, for the contract checker."""
 
-  def __init__(self, step_envs, slot):
-    self._step_envs, self._slot = step_envs, slot
+  def __init__(self, step_envs, env_id):
+    self._step_envs, self._env_id = step_envs, env_id
 
   def reset(self, task):
-    return self._step_envs({self._slot: task})[self._slot]
+    return self._step_envs({self._env_id: task})[self._env_id]
 
   def step(self, action):
-    return self._step_envs({self._slot: action})[self._slot]
+    return self._step_envs({self._env_id: action})[self._env_id]
 
 
 def check_remote(step_envs, tasks, **more):
-  """`check_env` behind a client; every environment is a slot of its own."""
-  slots = iter(range(10**6))
+  """`check_env` behind a client; each environment has a number of its own."""
+  numbers = iter(range(10**6))
   return checker.check_env(
-    lambda: RemoteEnv(step_envs, next(slots)), tasks, **more
+    lambda: RemoteEnv(step_envs, next(numbers)), tasks, **more
   )
 
 
 def play_script(step_envs):
-  """Resets, right and wrong answers, and uneven sets of slots."""
+  """Resets, right and wrong answers, and uneven sets of environments."""
   seen = [step_envs({s: Task('train', s % 12) for s in (0, 3, 1, 8, 5)})]
   seen.append(step_envs(dict.fromkeys((5, 0, 3), 'red')))
   seen.append(step_envs({8: 'green', 3: ODD}))
   seen.append(step_envs({3: Task('valid', 1)}))
   seen.append(step_envs({}))
-  for slots, kind in (({0: 'a', 11: 'b'}, ResetNeeded),
+  for requests, kind in (({0: 'a', 11: 'b'}, ResetNeeded),
                       ({0: Task('test', 0)}, UnknownTask)):  # fmt: skip
     with pytest.raises(kind) as error:
       for _ in range(2):
-        step_envs(slots)
+        step_envs(requests)
     seen.append(str(error.value))
   seen.append(step_envs({8: 'green', 5: 'red'}))
   return seen

@@ -49,9 +49,10 @@ LAZY = {
 # A folder that may use more; what all worlds load must not import it at once.
 ALLOWED = {
   'envs.webshop': {'numpy', 'regex'},
-  'envs.serving.protocol': {'msgpack'},
+  'envs.serving.protocol': {'msgpack', 'msgspec'},
+  'envs.serving.fleet': {'msgspec'},
   'envs.serving.remote': {'grpc'},
-  'envs.serving.server': {'grpc'},
+  'envs.serving.server': {'grpc', 'msgspec'},
   'envs.serving.client': {'grpc'},
 }
 

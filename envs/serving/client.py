@@ -1,9 +1,10 @@
-"""Environments on other machines as one callable that loses no episode.
+"""Environments behind servers as one callable that loses no episode.
 
-For every slot the client keeps its task and the actions so far. When a server
-dies, hangs or cannot be reached, its episodes are rebuilt on another one, or on
-the same one when it is back, by playing their actions again: worlds are
-deterministic, so the rollout sees what it would have seen without the fault.
+For every environment the client keeps its task and the actions so far. When a
+server dies, hangs or cannot be reached, its episodes are rebuilt on another
+one, or on the same one when it is back, by playing their actions again: worlds
+are deterministic, so the rollout sees what it would have seen without the
+fault.
 See `envs/serving/episodes.py` for why no action is ever played twice.
 """
 
@@ -19,18 +20,18 @@ from typing import Any, Self
 
 import grpc
 
-from envs import client
+from envs import inline
 from envs.base import EnvError, ResetNeeded, ServerError, Step, Task
 from envs.serving import identity, protocol, server
 from envs.serving.fleet import NAP, Fleet
-from envs.serving.remote import Credentials, Remote, is_busy, is_final, told
+from envs.serving.remote import Credentials, Remote, describe, is_busy, is_final
 
 _LOOK = 1.0  # seconds until a caller that waits is asked whether it still does
 
 
 @dataclasses.dataclass(frozen=True)
 class Counts:
-  """What a client went through since it was made.
+  """What happened to the servers of a client since it was made.
 
   Attributes:
     faults: requests that a server did not answer: it died, hung, was cut off.
@@ -50,12 +51,12 @@ class Counts:
 
 
 @dataclasses.dataclass
-class _Slot:
-  """One episode: enough to play it anywhere."""
+class _Episode:
+  """What is played in one environment: enough to play it anywhere."""
 
   task: Task | None = None
   actions: list[str] = dataclasses.field(default_factory=list)
-  made: int = 0  # requests, over all episodes of the slot
+  made: int = 0  # requests, over all episodes of the environment
   answered: int = 0  # the last of them that was
   seen: Step | EnvError | None = None  # its answer
   server: Remote | None = None  # where the episode is
@@ -67,7 +68,7 @@ def read_credentials(token_file: str, ca_file: str) -> Credentials:
 
 
 class GrpcClient:
-  """`envs.base.StepEnvs` on remote servers; slot s prefers server s % n."""
+  """`envs.base.StepEnvs` on servers; environment i prefers server i % n."""
 
   def __init__(
     self,
@@ -91,8 +92,9 @@ class GrpcClient:
         hung; dead and unreachable ones are noticed sooner.
       patience: seconds that a call goes on after its first fault, until it
         gives up.
-      check: called every second, at least, while servers are waited for; what
-        it raises ends the call, and the next one goes on from there.
+      check: called before every request, and each second while servers are
+        waited for; what it raises ends the call, and the next one goes on from
+        there. Threads call it at the same time.
 
     Raises: ServersLost where a server does not answer in time, or answers and
       plays something else; that is not waited for.
@@ -101,7 +103,7 @@ class GrpcClient:
       raise ServerError('no addresses: expected at least one host:port.')
     self._timeout, self._patience, self._check = timeout, patience, check
     self._session = secrets.token_hex(8)
-    self._slots: dict[int, _Slot] = collections.defaultdict(_Slot)
+    self._episodes: dict[int, _Episode] = collections.defaultdict(_Episode)
     self._counts, self._lock = Counts(), threading.Lock()
     self._closed = False
     expected = protocol.Identity(
@@ -124,7 +126,7 @@ class GrpcClient:
     return self._counts
 
   def __call__(self, requests: Mapping[int, Task | str]) -> dict[int, Step]:
-    """Resets or steps each named slot; raises the first slot's error.
+    """Resets or steps each environment; raises the first one's error.
 
     Raises:
       ServersLost: no server was there for `patience` seconds.
@@ -134,26 +136,26 @@ class GrpcClient:
       raise ServerError('this client is closed; make a new GrpcClient.')
     answers: dict[int, Step | EnvError] = {}
     pending: dict[int, Task | str] = {}
-    for slot, request in requests.items():
-      if isinstance(request, str) and self._slots[slot].task is None:
-        answers[slot] = ResetNeeded(
+    for env_id, request in requests.items():
+      if isinstance(request, str) and self._episodes[env_id].task is None:
+        answers[env_id] = ResetNeeded(
           'no episode is running: call reset(task) first.'
         )
       else:
-        pending[slot] = request
-        self._note(slot, request)
+        pending[env_id] = request
+        self._note(env_id, request)
     self._play(pending, answers)
-    return client.steps(requests, answers)
+    return inline.steps(requests, answers)
 
-  def _note(self, slot: int, request: Task | str) -> None:
+  def _note(self, env_id: int, request: Task | str) -> None:
     """Writes a request down before it is sent: nothing can be lost after."""
-    episode = self._slots[slot]
+    episode = self._episodes[env_id]
     episode.made += 1
     if isinstance(request, str):
       episode.actions.append(request)
     else:
       episode.task, episode.actions = request, []
-      episode.server = None  # a fresh start goes where the slot belongs
+      episode.server = None  # a fresh start goes where the environment belongs
 
   def _play(
     self,
@@ -183,17 +185,17 @@ class GrpcClient:
     pending: dict[int, Task | str],
     answers: dict[int, Step | EnvError],
   ) -> tuple[bool, bool]:
-    """Sends each pending slot its next message and takes what comes.
+    """Sends each pending environment its next message and takes what comes.
 
     Returns: whether anything was answered, and whether all of it was.
     """
     shares: dict[Remote, dict[int, protocol.Move | protocol.Episode]] = (
       collections.defaultdict(dict)
     )
-    for slot in pending:
-      server = self._fleet.choose(slot, self._slots[slot].server)
+    for env_id in pending:
+      server = self._fleet.choose(env_id, self._episodes[env_id].server)
       if server is not None:
-        shares[server][slot] = self._message(slot, server)
+        shares[server][env_id] = self._message(env_id, server)
     sent = [(s, share, self._send(s, share)) for s, share in shares.items()]
     calm, moved = bool(shares), False
     for server, share, call in sent:
@@ -202,16 +204,16 @@ class GrpcClient:
         calm = False
         continue
       moved = True
-      for slot, request in share.items():
-        answer = found.get(slot)
+      for env_id, request in share.items():
+        answer = found.get(env_id)
         calm &= answer is not None
-        self._take(slot, server, request, answer, pending, answers)
+        self._take(env_id, server, request, answer, pending, answers)
     return moved, calm
 
   def _message(
-    self, slot: int, server: Remote
+    self, env_id: int, server: Remote
   ) -> protocol.Move | protocol.Episode:
-    episode = self._slots[slot]
+    episode = self._episodes[env_id]
     assert episode.task is not None
     if not episode.actions:
       return protocol.Episode(episode.made, episode.task)
@@ -227,7 +229,7 @@ class GrpcClient:
     self, server: Remote, share: dict[int, protocol.Move | protocol.Episode]
   ) -> grpc.Future:
     play = protocol.Play(self._session, self._fleet.expected, share)
-    return server.send('Play', protocol.encode_play(play), self._timeout)
+    return server.send('Play', protocol.encode(play), self._timeout)
 
   def _receive(
     self, server: Remote, call: grpc.Future
@@ -237,11 +239,11 @@ class GrpcClient:
       return protocol.decode_answers(self._result(call))
     except grpc.RpcError as error:
       if is_final(error):
-        raise ServerError(f'{server.address}: {told(error)}') from error
+        raise ServerError(f'{server.address}: {describe(error)}') from error
       if is_busy(error):
         self._count(busy=1)
         return None
-      reason = told(error)
+      reason = describe(error)
     except protocol.WireError as error:
       reason = str(error)
     server.fail(reason)
@@ -257,31 +259,31 @@ class GrpcClient:
 
   def _take(
     self,
-    slot: int,
+    env_id: int,
     server: Remote,
     request: protocol.Move | protocol.Episode,
     answer: protocol.Answer,
     pending: dict[int, Task | str],
     answers: dict[int, Step | EnvError],
   ) -> None:
-    """Writes down what a server answered for a slot."""
-    episode = self._slots[slot]
+    """Writes down what a server answered for an environment."""
+    episode = self._episodes[env_id]
     if answer is None:  # it was restarted: the episode is not there
       episode.server = None
       return
     if request.turn < episode.made:  # rebuilt; its move comes next
-      self._check_rebuilt(slot, server, answer)
+      self._check_rebuilt(env_id, server, answer)
       self._count(rebuilds=1, replayed=len(episode.actions) - 1)
     else:
-      answers[slot] = answer
-      del pending[slot]
+      answers[env_id] = answer
+      del pending[env_id]
     episode.answered, episode.seen = request.turn, answer
     episode.server = server
 
   def _check_rebuilt(
-    self, slot: int, server: Remote, answer: Step | EnvError
+    self, env_id: int, server: Remote, answer: Step | EnvError
   ) -> None:
-    episode = self._slots[slot]
+    episode = self._episodes[env_id]
     seen = episode.seen
     alike = answer == seen or (
       isinstance(answer, EnvError)
@@ -295,11 +297,11 @@ class GrpcClient:
         'servers read the same data, and is the world deterministic?'
       )
 
-  def _count(self, **more: float) -> None:
+  def _count(self, **added: float) -> None:
     with self._lock:
       self._counts = dataclasses.replace(
         self._counts,
-        **{k: getattr(self._counts, k) + v for k, v in more.items()},
+        **{k: getattr(self._counts, k) + v for k, v in added.items()},
       )
 
   def close(self) -> None:
@@ -307,7 +309,7 @@ class GrpcClient:
     if self._closed:
       return
     self._closed = True
-    self._fleet.close(protocol.encode_leave(self._session))
+    self._fleet.close(protocol.Leave(self._session))
 
   def __enter__(self) -> Self:
     return self

@@ -1,11 +1,11 @@
-"""The episodes that a remote server plays, for clients that may repeat.
+"""The episodes that a server plays, for clients that may ask again.
 
 An answer can be lost on its way, so a client may ask twice; an action must not
-be played twice. Every request of a slot therefore has a number, its turn, and
-(session, slot, turn) names one state of one episode, wherever it is played:
-worlds are deterministic. So a request that was answered gets the same answer
-again, one that does not follow gets None, and a message that arrives late can
-cost its client a rebuild, but never play a wrong move.
+be played twice. Every request of an environment therefore has a number, its
+turn, and (session, environment, turn) names one state of one episode, wherever
+it is played: worlds are deterministic. So a request that was answered gets the
+same answer again, one that does not follow gets None, and a message that
+arrives late can cost its client a rebuild, but never play a wrong move.
 """
 
 from __future__ import annotations
@@ -15,20 +15,20 @@ import dataclasses
 from collections.abc import Callable, Mapping
 
 from envs.base import EnvError, Step, Task, TextEnv
-from envs.server import Slots
+from envs.inline import Environments
 from envs.serving.protocol import Answer, Episode, Move
 
 
 @dataclasses.dataclass
 class _Session:
-  slots: Slots
+  envs: Environments
   last: dict[int, tuple[int, Step | EnvError]] = dataclasses.field(
     default_factory=dict
-  )  # slot -> (turn, its answer)
+  )  # environment number -> (turn, its answer)
 
 
 class Episodes:
-  """Environments by session and slot; the whole state of a server."""
+  """Environments by session and number; the whole state of a server."""
 
   def __init__(
     self, make_env: Callable[[], TextEnv], max_sessions: int = 64
@@ -36,7 +36,8 @@ class Episodes:
     """Takes what makes an environment, and the bound of clients.
 
     Clients that died leave sessions behind; beyond the bound, the one that was
-    used least recently is dropped. Should it live, it rebuilds its episodes.
+    used least recently is dropped. A client of it that is still alive rebuilds
+    its episodes.
     """
     self._make_env, self._max = make_env, max_sessions
     self._sessions: collections.OrderedDict[str, _Session] = (
@@ -48,20 +49,20 @@ class Episodes:
   ) -> dict[int, Answer]:
     """Plays what was not played yet; None where the episode is not here."""
     if session not in self._sessions:
-      self._sessions[session] = _Session(Slots(self._make_env))
+      self._sessions[session] = _Session(Environments(self._make_env))
     self._sessions.move_to_end(session)
     while len(self._sessions) > self._max:
       self._sessions.popitem(last=False)
     place = self._sessions[session]
-    return {slot: _play(place, slot, r) for slot, r in requests.items()}
+    return {env_id: _play(place, env_id, r) for env_id, r in requests.items()}
 
   def leave(self, session: str) -> None:
     """Drops a session, if it is there."""
     self._sessions.pop(session, None)
 
 
-def _play(place: _Session, slot: int, request: Move | Episode) -> Answer:
-  turn, answer = place.last.get(slot, (None, None))
+def _play(place: _Session, env_id: int, request: Move | Episode) -> Answer:
+  turn, answer = place.last.get(env_id, (None, None))
   if turn == request.turn:
     return answer
   moves: tuple[Task | str, ...]
@@ -72,7 +73,7 @@ def _play(place: _Session, slot: int, request: Move | Episode) -> Answer:
   else:
     return None
   for move in moves:
-    answer = place.slots.play({slot: move})[slot]
+    answer = place.envs.play(env_id, move)
   assert answer is not None
-  place.last[slot] = request.turn, answer
+  place.last[env_id] = request.turn, answer
   return answer

@@ -1,24 +1,25 @@
-"""Several remote servers that play the same, some of which may be down."""
+"""Several servers that play the same, some of which may be down."""
 
 from __future__ import annotations
 
-import dataclasses
 import shlex
 import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
 
+import msgspec
+
 from envs.base import ServerError
 from envs.serving import protocol, server
 from envs.serving.remote import Remote
 
 NAP = 0.02  # seconds between two looks at servers that are busy or down
-_PATIENT = 5.0  # seconds of waiting until somebody is told of it
+_PATIENT = 5.0  # seconds of waiting until it is reported
 
 
 class ServersLost(ServerError):
-  """Servers are away, or are others than expected; the text names them all."""
+  """Servers are away, or not the expected ones; the text names them all."""
 
 
 class Fleet:
@@ -39,7 +40,7 @@ class Fleet:
     return sum(server.look(self._wrong) for server in self._servers)
 
   def await_all(self, seconds: float, check: Callable[[], None]) -> None:
-    """Waits until all are up; a long wait is told once, on stderr.
+    """Waits until all are up; a long wait is reported once, on stderr.
 
     Args:
       seconds: that it waits at most.
@@ -48,7 +49,7 @@ class Fleet:
     Raises: ServersLost where one is not up in time, or, as soon as all were
       tried, where one is there and will not become the right one by waiting.
     """
-    start, told = time.monotonic(), False
+    start, reported = time.monotonic(), False
     while not all(server.up for server in self._servers):
       check()
       self.look()
@@ -58,29 +59,30 @@ class Fleet:
       waited = time.monotonic() - start
       if waited > seconds:
         raise self.lost('in time')
-      if waited > _PATIENT and not told:
-        self._tell(seconds - waited)
-        told = True
+      if waited > _PATIENT and not reported:
+        self._report(seconds - waited)
+        reported = True
       time.sleep(NAP)
 
-  def choose(self, slot: int, here: Remote | None) -> Remote | None:
-    """Returns a server that is up for a slot, None where all are down.
+  def choose(self, env_id: int, here: Remote | None) -> Remote | None:
+    """Returns a server that is up for an environment; None if all are down.
 
     Args:
-      slot: belongs to server slot % n; the next ones stand in.
+      env_id: belongs to server env_id % n; the next ones stand in.
       here: where its episode is; it stays there while it can.
     """
     if here is not None and here.up:
       return here
     n = len(self._servers)
-    ring = (self._servers[(slot + i) % n] for i in range(n))
+    ring = (self._servers[(env_id + i) % n] for i in range(n))
     return next((server for server in ring if server.up), None)
 
   def lost(self, when: str) -> ServersLost:
     """The error that names every server and what is wrong with it."""
     return ServersLost(
-      f'environment servers did not answer {when}:{self._states()}\nStart them '
-      f'again, and resume:\n  {self._command()}'
+      f'environment servers did not answer {when}:{self._states()}\nResume '
+      'when they are back. With `env.servers` the run starts its own; others '
+      f'are started by\n  {self._command()}'
     )
 
   def _refused(self) -> ServersLost:
@@ -90,7 +92,7 @@ class Fleet:
       f'{self._command()}'
     )
 
-  def _tell(self, left: float) -> None:
+  def _report(self, left: float) -> None:
     """Says what is waited for, for `left` seconds more."""
     until = time.strftime('%H:%M:%S', time.localtime(time.time() + left))
     print(
@@ -115,20 +117,21 @@ class Fleet:
       f'--options={shlex.quote(options)}'
     )
 
-  def close(self, farewell: bytes) -> None:
-    """Sends a Leave to those that are up, and closes all connections."""
-    calls = [s.send('Leave', farewell, 1.0) for s in self._servers if s.up]
+  def close(self, leave: protocol.Leave) -> None:
+    """Sends `leave` to those that are up, and closes all connections."""
+    data = protocol.encode(leave)
+    calls = [s.send('Leave', data, 1.0) for s in self._servers if s.up]
     for call in calls:
       call.exception()  # waits; one that fails forgets in its own time
     for remote in self._servers:
       remote.close()
 
   def _wrong(self, found: protocol.Identity) -> str:
-    """What is wrong with a server; the first one tells the data's hash."""
+    """What is wrong with a server; the first one sets the data's hash."""
     with self._lock:
       expected = self.expected
       if not expected.data:
-        expected = dataclasses.replace(expected, data=found.data)
+        expected = msgspec.structs.replace(expected, data=found.data)
       if not (wrong := server.differences(found, expected)):
         self.expected = expected
     return wrong

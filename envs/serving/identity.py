@@ -17,7 +17,7 @@ _SPLITS = ('train', 'valid', 'valid_seen', 'valid_unseen', 'test')
 
 
 def canonical(world: str, options: Mapping[str, Any]) -> str:
-  """All options of a world as JSON, with those that were left out."""
+  """All options of a world as JSON, defaults included."""
   return json.dumps(registry.arguments(world, options), sort_keys=True)
 
 
@@ -25,7 +25,7 @@ def code_version(world: str) -> str:
   """Hash of the sources of `envs`, and of the world's own where it is apart.
 
   Worlds are deterministic only given their code: an episode that is continued
-  elsewhere has to meet the same.
+  elsewhere needs the same.
   """
   folder = pathlib.Path(__file__).resolve().parents[1]
   paths = {str(p.relative_to(folder)): p for p in folder.rglob('*.py')}

@@ -1,41 +1,32 @@
-"""What remote environment servers and their clients say: msgpack, checked.
+"""What environment servers and their clients say: msgpack, typed and checked.
 
-Every message is a map with the `protocol` that its sender speaks:
+Every message is a map with the `protocol` that its sender speaks and the fields
+of one record below. msgspec checks types, ranges and sizes; what is not of this
+form, or larger than it may be, is refused with a `WireError`, on either side.
+Nothing is executed, imported or unpickled.
 
-  hello        {}                     who are you?
-  identity     {world, options, version, data}
-  play         {session, identity, slots: {slot: move or episode}}
-  answers      {slots: {slot: step, error, or None}}
-  leave        {session}              its environments are not needed any more
-
-Nothing is executed, imported or unpickled. What is not of this form, or larger
-than it may be, is refused with a `WireError`, on either side.
+msgspec's own msgpack codec accepts valid Unicode only. Policies write anything,
+and half a surrogate pair has to arrive too, so msgpack reads and writes the
+bytes (`surrogatepass`) and msgspec converts and checks what they hold.
 """
 
 from __future__ import annotations
 
-import dataclasses
-from collections.abc import Iterable, Mapping
-from typing import Any
+from collections.abc import Mapping
+from typing import Annotated, Any, Self, TypeVar
 
 import msgpack
+import msgspec
 
-from envs import server
 from envs.base import EnvError, ServerError, Step, Task
 
-PROTOCOL = 1
+PROTOCOL = 2
 MAX_BYTES = 16 * 2**20  # of a message; 128 ALFWorld steps have about 2**18
-MAX_SLOTS = 4096  # of a message
-MAX_TURN = 2**62
-_STEP_TYPES = {
-  'observation': str,
-  'admissible': list,
-  'reward': float,
-  'terminated': bool,
-  'truncated': bool,
-  'won': bool,
-  'parts': dict,
-}
+MAX_ENVS = 4096  # environments of a message
+
+EnvId = Annotated[int, msgspec.Meta(ge=0)]
+Turn = Annotated[int, msgspec.Meta(ge=0, lt=2**62)]
+T = TypeVar('T')
 
 
 class WireError(ServerError):
@@ -46,28 +37,61 @@ class WrongProtocol(WireError):
   """Client and server speak different versions of the protocol."""
 
 
-@dataclasses.dataclass(frozen=True)
-class Move:
-  """Play `action`; after it `turn` requests were made of this slot."""
+class Record(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+  """What a message holds."""
 
-  turn: int
+  @classmethod
+  def decode(cls, data: bytes) -> Self:
+    """Reads a message that holds such a record; raises WireError."""
+    return _converted(_unpack(data), cls)
+
+
+class Piece(Record, frozen=True, array_like=True, tag=True):
+  """A part of a message: a list that starts with its kind."""
+
+
+class Move(Piece, frozen=True):
+  """Play `action`; `turn` counts the requests of this environment so far."""
+
+  turn: Turn
   action: str
 
 
-@dataclasses.dataclass(frozen=True)
-class Episode:
+class Episode(Piece, frozen=True):
   """Reset to `task` and play `actions`; a plain reset has none.
 
   The answer is that to the last action. `turn` counts as in `Move`.
   """
 
-  turn: int
+  turn: Turn
   task: Task
   actions: tuple[str, ...] = ()
 
 
-@dataclasses.dataclass(frozen=True)
-class Identity:
+class Outcome(Piece, frozen=True):
+  """The fields of a `Step`."""
+
+  observation: str
+  admissible: tuple[str, ...]
+  reward: float
+  terminated: bool
+  truncated: bool
+  won: bool
+  parts: dict[str, float]
+
+
+class Failure(Piece, frozen=True):
+  """An `EnvError` by its class name; the other side knows the same classes."""
+
+  error: str
+  message: str
+
+
+class Hello(Record, frozen=True):
+  """Who are you? The answer is an `Identity`."""
+
+
+class Identity(Record, frozen=True):
   """What a server plays; servers of equal identity answer alike.
 
   Attributes:
@@ -83,90 +107,48 @@ class Identity:
   data: str
 
 
-@dataclasses.dataclass(frozen=True)
-class Play:
-  """Requests for slots of one client.
+class Play(Record, frozen=True):
+  """Requests for environments of one client; the answer is `Answers`.
 
   Attributes:
-    session: names the client; its slots are its own.
+    session: names the client; its environments are its own.
     identity: what it takes the server for.
-    slots: a request for each.
+    envs: a request by environment number.
   """
 
   session: str
   identity: Identity
-  slots: Mapping[int, Move | Episode]
+  envs: Annotated[
+    dict[EnvId, Move | Episode], msgspec.Meta(max_length=MAX_ENVS)
+  ]
 
 
 # None: the server does not have the episode at that turn. Send it whole.
 Answer = Step | EnvError | None
 
 
-def encode_hello() -> bytes:
-  return _encode({})
+class Answers(Record, frozen=True):
+  """An answer by environment number."""
+
+  envs: Annotated[
+    dict[EnvId, Outcome | Failure | None], msgspec.Meta(max_length=MAX_ENVS)
+  ]
 
 
-def decode_hello(data: bytes) -> None:
-  _fields(data, {})
+class Leave(Record, frozen=True):
+  """The environments of a session are not needed any more."""
+
+  session: str
 
 
-def encode_identity(identity: Identity) -> bytes:
-  return _encode(vars(identity))
+def encode(record: Record) -> bytes:
+  """Returns the message that holds a record.
 
-
-def decode_identity(data: bytes) -> Identity:
-  names = [field.name for field in dataclasses.fields(Identity)]
-  return Identity(**_fields(data, dict.fromkeys(names, str)))
-
-
-def encode_leave(session: str) -> bytes:
-  return _encode({'session': session})
-
-
-def decode_leave(data: bytes) -> str:
-  return _fields(data, {'session': str})['session']
-
-
-def encode_play(play: Play) -> bytes:
-  slots = {slot: _pack_request(r) for slot, r in play.slots.items()}
-  identity = list(dataclasses.astuple(play.identity))
-  return _encode(
-    {'session': play.session, 'identity': identity, 'slots': slots}
-  )
-
-
-def decode_play(data: bytes) -> Play:
-  kinds = {'session': str, 'identity': list, 'slots': dict}
-  found = _fields(data, kinds)
-  if len(found['identity']) != 4 or not _texts(found['identity']):
-    raise WireError(
-      f'identity is {_short(found["identity"])}: expected 4 texts.'
-    )
-  return Play(
-    found['session'],
-    Identity(*found['identity']),
-    {_slot(slot): _request(r) for slot, r in found['slots'].items()},
-  )
-
-
-def encode_answers(answers: Mapping[int, Answer]) -> bytes:
-  return _encode({'slots': {s: _pack_answer(a) for s, a in answers.items()}})
-
-
-def decode_answers(data: bytes) -> dict[int, Answer]:
-  slots = _fields(data, {'slots': dict})['slots']
-  return {_slot(slot): _answer(packed) for slot, packed in slots.items()}
-
-
-# ---- the pieces -------------------------------------------------------------
-
-
-def _encode(message: Mapping[str, Any]) -> bytes:
-  # Policies write anything; half a surrogate pair has to arrive too.
+  Raises: WireError where it is too large, or holds what msgpack cannot.
+  """
+  fields = {'protocol': PROTOCOL, **msgspec.to_builtins(record)}
   try:
-    data = msgpack.packb(
-      {'protocol': PROTOCOL, **message}, unicode_errors='surrogatepass'
-    )
+    data = msgpack.packb(fields, unicode_errors='surrogatepass')
   except (TypeError, ValueError, OverflowError) as error:
     raise WireError(
       f'a message cannot be sent: {error}; expected texts, and numbers of at '
@@ -180,14 +162,59 @@ def _encode(message: Mapping[str, Any]) -> bytes:
   return data
 
 
-def _fields(data: bytes, kinds: Mapping[str, type]) -> dict[str, Any]:
-  """Decodes a message that has exactly the fields `kinds`, of these types."""
+def encode_answers(answers: Mapping[int, Answer]) -> bytes:
+  return encode(Answers({i: _packed(a) for i, a in answers.items()}))
+
+
+def decode_answers(data: bytes) -> dict[int, Answer]:
+  answers = Answers.decode(data).envs
+  return {i: _unpacked(answer) for i, answer in answers.items()}
+
+
+def error_kinds() -> dict[str, type[EnvError]]:
+  """Every named error that this process knows, by class name."""
+  kinds, by_name = [EnvError], {}
+  while kinds:
+    kind = kinds.pop()
+    by_name[kind.__name__] = kind
+    kinds += kind.__subclasses__()
+  return by_name
+
+
+def _packed(answer: Answer) -> Outcome | Failure | None:
+  if answer is None:
+    return None
+  if isinstance(answer, EnvError):
+    return Failure(type(answer).__name__, str(answer))
+  try:
+    return msgspec.convert(answer, Outcome, from_attributes=True)
+  except msgspec.ValidationError as error:
+    # A defect of the world: an error of this environment alone.
+    return Failure(
+      ServerError.__name__,
+      f'the world answered {_short(answer)}: expected a Step of plain types '
+      f'({error}).',
+    )
+
+
+def _unpacked(answer: Outcome | Failure | None) -> Answer:
+  match answer:
+    case Outcome():
+      return Step(*msgspec.structs.astuple(answer))
+    case Failure(name, message):
+      kind = error_kinds().get(name)
+      return kind(message) if kind else ServerError(f'{name}: {message}')
+  return None
+
+
+def _unpack(data: bytes) -> dict[str, Any]:
+  """Returns the fields of a message of this protocol, unchecked."""
   if len(data) > MAX_BYTES:
     raise WireError(f'{len(data)} bytes: expected at most {MAX_BYTES}.')
   try:
     message = msgpack.unpackb(
       data,
-      strict_map_key=False,  # slots are numbers
+      strict_map_key=False,  # environments have numbers
       unicode_errors='surrogatepass',
       max_ext_len=0,
     )
@@ -203,95 +230,18 @@ def _fields(data: bytes, kinds: Mapping[str, type]) -> dict[str, Any]:
       f'the message is of protocol {_short(protocol)}, expected {PROTOCOL}: '
       'run the same version on both sides.'
     )
-  if message.keys() != kinds.keys():
-    raise WireError(
-      f'the message has the fields {_short(list(message))}, expected '
-      f'{list(kinds)}.'
-    )
-  for name, kind in kinds.items():
-    if type(message[name]) is not kind:
-      raise WireError(
-        f'{name} is {_short(message[name])}: expected {kind.__name__}.'
-      )
-  if len(message.get('slots', ())) > MAX_SLOTS:
-    raise WireError(
-      f'{len(message["slots"])} slots: expected at most {MAX_SLOTS}.'
-    )
   return message
 
 
-def _slot(value: Any) -> int:
-  if type(value) is not int or value < 0:
-    raise WireError(f'slot {_short(value)}: expected a number from 0.')
-  return value
-
-
-def _pack_request(request: Move | Episode) -> list[Any]:
-  if isinstance(request, Move):
-    return [request.turn, request.action]
-  task = request.task
-  return [request.turn, task.split, task.index, list(request.actions)]
-
-
-def _request(packed: Any) -> Move | Episode:
-  match packed:
-    case [int(turn), str(action)] if 0 <= turn < MAX_TURN:
-      return Move(turn, action)
-    case [int(turn), str(split), int(index), list(actions)] if (
-      0 <= turn < MAX_TURN and _texts(actions)
-    ):
-      return Episode(turn, Task(split, index), tuple(actions))
-  raise WireError(
-    f'not a request for a slot: {_short(packed)}; expected [turn, action] or '
-    '[turn, split, index, actions].'
-  )
-
-
-def _pack_answer(answer: Answer) -> dict[str, Any] | None:
-  if answer is None:
-    return None
-  if isinstance(answer, EnvError):
-    return server.pack_answer(answer)
-  packed = {**vars(answer), 'parts': dict(answer.parts)}
-  packed['admissible'] = list(answer.admissible)
-  if not _is_step(packed):
-    # What cannot be sent is a defect of the world: told, for its slot alone.
-    error = ServerError(
-      f'the world answered {_short(answer)}: expected a Step of plain types.'
-    )
-    return server.pack_answer(error)
-  return packed
-
-
-def _answer(packed: Any) -> Answer:
-  if packed is None:
-    return None
-  if not isinstance(packed, dict):
-    raise WireError(f'not an answer for a slot: {_short(packed)}.')
-  if packed.keys() == {'error', 'message'} and _texts(packed.values()):
-    return server.unpack_answer(packed)
-  if not _is_step(packed):
+def _converted(message: dict[str, Any], kind: type[T]) -> T:
+  try:
+    return msgspec.convert(message, kind)
+  except msgspec.ValidationError as error:
     raise WireError(
-      f'not an answer for a slot: {_short(packed)}; expected the fields of '
-      'Step, or error and message.'
-    )
-  return Step(**{**packed, 'admissible': tuple(packed['admissible'])})
+      f'not a message of kind {kind.__name__}: {_short(str(error))}'
+    ) from None
 
 
-def _is_step(packed: dict[str, Any]) -> bool:
-  return (
-    packed.keys() == _STEP_TYPES.keys()
-    and all(type(packed[name]) is t for name, t in _STEP_TYPES.items())
-    and _texts(packed['admissible'])
-    and _texts(packed['parts'])
-    and set(map(type, packed['parts'].values())) <= {float, int}
-  )
-
-
-def _texts(values: Iterable[Any]) -> bool:
-  return set(map(type, values)) <= {str}
-
-
-def _short(value: Any) -> str:
+def _short(value: object) -> str:
   text = repr(value)
   return text if len(text) <= 200 else text[:200] + '...'

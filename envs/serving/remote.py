@@ -1,4 +1,4 @@
-"""One remote server as its client sees it: up, or down until it says hello."""
+"""One server as its client sees it: up, or down until it says hello."""
 
 from __future__ import annotations
 
@@ -59,8 +59,8 @@ class Credentials:
 class Remote:
   """A server at an address; threads may share it.
 
-  A server that fails is down: it gets no requests, but is said hello to, in
-  the background, until it answers as who it should be.
+  A server that fails is down: it gets no requests, but a hello every now and
+  then, in the background, until it answers with the expected identity.
   """
 
   def __init__(self, address: str, credentials: Credentials):
@@ -98,7 +98,7 @@ class Remote:
     return call.future(data, timeout=timeout, metadata=self._metadata)
 
   def fail(self, reason: str) -> None:
-    """Takes the server for down."""
+    """Marks the server as down."""
     with self._lock:
       self.up, self.reason = False, reason
 
@@ -117,17 +117,17 @@ class Remote:
       if self._probe is None:
         if now >= self._probe_at:
           self._probe_at = now + _PROBE_EVERY
-          hello = protocol.encode_hello()
+          hello = protocol.encode(protocol.Hello())
           self._probe = self.send('Hello', hello, _PROBE_TIMEOUT)
         return False
       if not self._probe.done():
         return False
       probe, self._probe = self._probe, None
       try:
-        self.reason = check(protocol.decode_identity(probe.result()))
+        self.reason = check(protocol.Identity.decode(probe.result()))
         self.refuses = bool(self.reason)
       except grpc.RpcError as error:
-        self.reason = told(error)
+        self.reason = describe(error)
         self.refuses = error.code() in _REFUSALS
       except protocol.WireError as error:
         self.reason, self.refuses = str(error), True
@@ -138,7 +138,7 @@ class Remote:
     self._channel.close()
 
 
-def told(error: grpc.RpcError) -> str:
+def describe(error: grpc.RpcError) -> str:
   """What went wrong, in a line."""
   return f'{error.code().name}: {error.details()}'
 

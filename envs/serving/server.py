@@ -1,17 +1,18 @@
-"""A world behind gRPC: `Episodes` for clients on other machines.
+"""A world behind gRPC: `Episodes` for clients in other processes.
 
 Methods of `hgpo.Environments`: Hello, Play and Leave, bytes of `protocol`; and
-Check of the standard `grpc.health.v1.Health`, which needs no token, for
-whatever watches over servers. Nobody without the token makes a thread wait:
-neither health nor a refusal reads the message. Refusals are gRPC statuses with
-a text:
+Check of the standard `grpc.health.v1.Health`, which needs no token, for probes.
+A client without the token cannot make a thread wait: neither health nor a
+refusal reads the message. (grpcio-health-checking reads it in one of the
+server's threads, so a few clients that never send it would block the server.)
+Refusals are gRPC statuses with a text:
 
   UNAUTHENTICATED      the token is missing or another
   INVALID_ARGUMENT     the message is not of the protocol
   FAILED_PRECONDITION  another protocol, world, option, version or data
   OUT_OF_RANGE         the answer is too large to be sent
   RESOURCE_EXHAUSTED   enough requests are in work: ask again in a moment
-  UNAVAILABLE          to Hello: a request is in work for long, maybe for ever
+  UNAVAILABLE          to Hello: a request has been in work for long
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ from collections.abc import Callable, Iterator
 from typing import NoReturn
 
 import grpc
+import msgspec
 
 from envs.base import BadOptions, TextEnv
 from envs.serving import protocol
@@ -47,8 +49,8 @@ OPTIONS = (
   ('grpc.keepalive_permit_without_calls', 1),
 )
 
-# Seconds of one request after which a server no longer says hello: who gave it
-# up comes back when it has ended.
+# Seconds of one request after which a server no longer says hello: a client
+# that left it comes back when the request has ended.
 _LONG = 10.0
 
 
@@ -125,7 +127,7 @@ def start(
   """Starts to serve, in threads of its own.
 
   Args:
-    make_env: makes the environment of a slot.
+    make_env: makes one environment.
     identity: what is played; clients that take it for another are refused.
     access: where, and to whom.
     max_requests: those in work at once, one playing and the others waiting;
@@ -189,7 +191,7 @@ class _Service:
 
   def hello(self, data: bytes, context: grpc.ServicerContext) -> bytes:
     with _refusals(context):
-      protocol.decode_hello(data)
+      protocol.Hello.decode(data)
     since = self._since  # of this moment
     if since is not None and time.monotonic() - since > _LONG:
       _abort(
@@ -197,19 +199,19 @@ class _Service:
         grpc.StatusCode.UNAVAILABLE,
         f'a request is in work for more than {_LONG:.0f} s.',
       )
-    return protocol.encode_identity(self._identity)
+    return protocol.encode(self._identity)
 
   def play(self, data: bytes, context: grpc.ServicerContext) -> bytes:
     with self._counted(context):
       with _refusals(context):
-        play = protocol.decode_play(data)
+        play = protocol.Play.decode(data)
       self._check_identity(play.identity, context)
       with self._lock:
         if not context.is_active():  # its client has given up meanwhile
           return b''
         self._since = time.monotonic()
         try:
-          answers = self._episodes.play(play.session, play.slots)
+          answers = self._episodes.play(play.session, play.envs)
         finally:
           self._since = None
       try:
@@ -220,14 +222,14 @@ class _Service:
   def leave(self, data: bytes, context: grpc.ServicerContext) -> bytes:
     with self._counted(context):
       with _refusals(context):
-        session = protocol.decode_leave(data)
+        session = protocol.Leave.decode(data).session
       with self._lock:
         self._episodes.leave(session)
       return b''
 
   @contextlib.contextmanager
   def _counted(self, context: grpc.ServicerContext) -> Iterator[None]:
-    """Counts what may wait for a world; refuses it where too much does."""
+    """Counts requests that wait for a world; refuses one too many."""
     if not self._free.acquire(blocking=False):
       _abort(
         context,
@@ -252,7 +254,7 @@ def differences(server: protocol.Identity, expected: protocol.Identity) -> str:
   return '; '.join(
     f'the server has {name} {value!r}, its client expects '
     f'{getattr(expected, name)!r}'
-    for name, value in vars(server).items()
+    for name, value in msgspec.structs.asdict(server).items()
     if value != getattr(expected, name)
   )
 
@@ -260,19 +262,19 @@ def differences(server: protocol.Identity, expected: protocol.Identity) -> str:
 def _unread(handle: Callable[..., bytes]) -> grpc.RpcMethodHandler:
   """A method that answers before its message has come.
 
-  What takes one message waits for it in one of the threads, for ever if the
-  client likes.
+  A method that takes one message waits for it in one of the threads, as long
+  as the client likes.
   """
   return grpc.stream_unary_rpc_method_handler(handle)
 
 
 def _check(unread: Iterator[bytes], context: grpc.ServicerContext) -> bytes:
-  # Whatever service the message asks for, there is but one.
+  # There is one service only, whichever the message asks for.
   return SERVING
 
 
 class _TokenCheck(grpc.ServerInterceptor):
-  """Refuses whoever does not send the token, before a message is read."""
+  """Refuses clients that do not send the token, before a message is read."""
 
   def __init__(self, token: str):
     self._expected = bearer(token) if token else ''

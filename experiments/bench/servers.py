@@ -1,9 +1,11 @@
-"""What do environment servers cost? ALFWorld inline, in processes, over gRPC.
+"""What do environment servers cost? ALFWorld inline, local, and remote.
 
   python -m experiments.bench.servers [--episodes=128] [--servers=2] \\
     [--run=runs/alfworld_tiny] [--json]
 
-Plays the same random actions in all three and compares what comes back; a call
+Plays the same random actions in all three and compares what comes back: in this
+process, behind servers as `env.servers` starts them, and at addresses as
+`env.addresses` names them (without TLS, and here on this machine too). A call
 of `step_envs` plays one action in every episode. With --run, which names the
 folder of a run, says what share of its iterations they would take. Times are
 wall times, since most of the work is in other processes: compare them on a
@@ -19,7 +21,7 @@ import random
 import statistics
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from absl import app, flags
@@ -45,10 +47,10 @@ def play(
   seconds = []
   for turn in range(steps):
     actions = {
-      slot: Task('train', slot)  # rarely: few random games are won
+      env_id: Task('train', env_id)  # rarely: few random games are won
       if step.done
-      else random.Random(f'{slot} {turn}').choice(step.admissible)
-      for slot, step in answers[-1].items()
+      else random.Random(f'{env_id} {turn}').choice(step.admissible)
+      for env_id, step in answers[-1].items()
     }
     start = time.perf_counter()
     answers.append(step_envs(actions))
@@ -57,7 +59,9 @@ def play(
 
 
 @contextlib.contextmanager
-def remote(servers: int, options: dict[str, Any]):  # type: ignore[no-untyped-def]
+def remote(
+  servers: int, options: dict[str, Any]
+) -> Iterator[client.GrpcClient]:
   """A client of servers that live as long."""
   with contextlib.ExitStack() as stack:
     started = [
@@ -78,8 +82,8 @@ def run(episodes: int, steps: int, servers: int) -> dict[str, float]:
     'inline': lambda: inline.InlineClient(
       registry.make_world(WORLD, options).make_env
     ),
-    'processes': lambda: inline.ProcessClient(WORLD, options, servers),
-    'grpc': lambda: remote(servers, options),
+    'local': lambda: local.open_client(WORLD, options, servers),
+    'remote': lambda: remote(servers, options),
   }
   result: dict[str, float] = {'episodes': episodes, 'servers': servers}
   expected = None
@@ -93,7 +97,7 @@ def run(episodes: int, steps: int, servers: int) -> dict[str, float]:
     call = statistics.median(seconds)
     result[f'{name}_us_per_call'] = 1e6 * call
     result[f'{name}_us_per_step'] = 1e6 * call / episodes
-  for name in ('processes', 'grpc'):
+  for name in ('local', 'remote'):
     result[f'{name}_overhead_us_per_step'] = (
       result[f'{name}_us_per_step'] - result['inline_us_per_step']
     )
@@ -114,7 +118,7 @@ def us_per_step(folder: pathlib.Path) -> float:
 def table(result: dict[str, float], iteration: float | None) -> str:
   """The three side by side; `iteration` is in microseconds per step."""
   lines = [f'{"median us":12}{"call":>10}{"step":>10}{"overhead":>10}']
-  for name in ('inline', 'processes', 'grpc'):
+  for name in ('inline', 'local', 'remote'):
     call, step = result[f'{name}_us_per_call'], result[f'{name}_us_per_step']
     overhead = step - result['inline_us_per_step']
     line = f'{name:12}{call:10,.0f}{step:10.1f}{overhead:10.1f}'

@@ -39,7 +39,7 @@ def open_environments(
 
   Args:
     config: the experiment.
-    check: asked while remote servers are waited for; may raise.
+    check: called while servers are waited for; may raise.
   """
   env = config.env
   options = registry.options_of(env)
@@ -54,26 +54,26 @@ def open_environments(
     words=dataclasses.asdict(template),
     step_envs=inline.InlineClient(world.make_env),
   )
-  if env.get('addresses'):
-    from envs.serving import client
-
-    with client.GrpcClient(
-      env.addresses,
-      env.world,
-      options,
-      client.read_credentials(env.token_file, env.ca_file),
-      timeout=env.timeout,
-      patience=env.patience,
-      check=check,
-    ) as remote:
-      yield dataclasses.replace(
-        environments, step_envs=remote, counts=lambda: vars(remote.counts)
-      )
-  elif env.servers:
-    with inline.ProcessClient(env.world, options, env.servers) as local:
-      yield dataclasses.replace(environments, step_envs=local)
-  else:
+  if not env.addresses and not env.servers:
     yield environments
+    return
+  from envs.serving import client, local  # a run without servers loads no gRPC
+
+  waiting = {'timeout': env.timeout, 'patience': env.patience, 'check': check}
+  with contextlib.ExitStack() as stack:
+    if env.addresses:
+      credentials = client.read_credentials(env.token_file, env.ca_file)
+      served = client.GrpcClient(
+        env.addresses, env.world, options, credentials, **waiting
+      )
+      stack.enter_context(served)
+    else:
+      served = stack.enter_context(
+        local.open_client(env.world, options, env.servers, **waiting)
+      )
+    yield dataclasses.replace(
+      environments, step_envs=served, counts=lambda: vars(served.counts)
+    )
 
 
 def train(

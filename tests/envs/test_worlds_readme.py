@@ -13,6 +13,7 @@ from envs.base import Task, UnknownTask
 from envs.serving import client, local
 from experiments.configs import alfworld_tiny
 from hgpo_jax.train import loop, run
+from tests.runs import records
 from tests.serving import check_remote
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
@@ -67,6 +68,18 @@ def test_its_config_suits_it(installed):
     widest = max(len(step.admissible) for step in steps.values())
     assert widest == OPTIONS['largest'] <= max(c.sampling.choice_buckets)
     assert all(environments.world.num_tasks(split) for split in c.eval.splits)
+
+
+def test_an_iteration_trains_with_it_inline_and_behind_servers(
+  installed, tmp_path
+):
+  seen = []
+  for servers in (0, 1):
+    c = config()
+    c.iterations, c.eval.games, c.env.servers = 1, -1, servers
+    loop.train(c, tmp_path / str(servers))
+    seen.append(records(tmp_path / str(servers)))
+  assert seen[0] == seen[1] and len(seen[0]) == 1
 
 
 @pytest.mark.slow

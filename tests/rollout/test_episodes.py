@@ -12,6 +12,7 @@ import pytest
 
 from envs import agent, inline
 from envs.base import Task, UnknownTask
+from envs.serving import local
 from envs.toy import GuessWorld
 from hgpo_jax.model import qwen2
 from hgpo_jax.rollout.episodes import Schedule, collect
@@ -163,7 +164,7 @@ def test_unconstrained_rows_carry_no_choices():
 def test_servers_and_threads_change_nothing():
   tasks = [Task('train', i % 12) for i in range(20)]
   expected = [actions(t) for t in guess(tasks, episodes=3)]
-  with inline.ProcessClient('toy', {'num_words': 4}, 2) as servers:
+  with local.open_client('toy', {'num_words': 4}, 2) as servers:
     for workers in (0, 4):
       got = guess(tasks, step_envs=servers, workers=workers, episodes=7)
       assert [actions(t) for t in got] == expected

@@ -26,18 +26,18 @@ def play(step_envs, tasks, between=lambda turn: None):
   Returns: per episode its tasks, actions and steps.
   """
   steps = step_envs(dict(enumerate(tasks)))
-  played = {slot: [tasks[slot], step] for slot, step in steps.items()}
+  played = {env_id: [tasks[env_id], step] for env_id, step in steps.items()}
   turn = 0
   while steps:
     between(turn)
     actions = {
-      slot: random.Random(f'{slot} {turn}').choice(step.admissible)
-      for slot, step in steps.items()
+      env_id: random.Random(f'{env_id} {turn}').choice(step.admissible)
+      for env_id, step in steps.items()
       if not step.done
     }
     steps = step_envs(actions)
-    for slot, step in steps.items():
-      played[slot] += [actions[slot], step]
+    for env_id, step in steps.items():
+      played[env_id] += [actions[env_id], step]
     turn += 1
   return played
 
@@ -146,15 +146,15 @@ def test_threads_share_a_client_among_faults():
     concurrent.futures.ThreadPoolExecutor(len(tasks)) as threads,
   ):
 
-    def alone(slot):
+    def alone(env_id):
       def shifted(requests):
-        return {0: step_envs({slot: requests[0]})[slot]} if requests else {}
+        return {0: step_envs({env_id: requests[0]})[env_id]} if requests else {}
 
       def between(turn):
-        if slot in (3, 4) and turn == 5:
+        if env_id in (3, 4) and turn == 5:
           world.strike('kill', delay=0, seconds=0.2)
 
-      return play(shifted, [tasks[slot]], between)
+      return play(shifted, [tasks[env_id]], between)
 
     found = list(threads.map(alone, range(len(tasks))))
     assert found == [quiet([task]) for task in tasks]

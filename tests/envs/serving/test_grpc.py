@@ -20,7 +20,7 @@ from tests.serving import TOKEN, Serving, connect, refusal, who
 
 
 def test_bad_bytes_are_refused_and_the_server_lives_on():
-  good = protocol.encode_play(
+  good = protocol.encode(
     protocol.Play('me', who(), {0: protocol.Episode(1, Task('train', 0))})
   )
   with Serving() as a:
@@ -38,7 +38,7 @@ def test_bad_bytes_are_refused_and_the_server_lives_on():
 
 def test_a_server_outlives_fuzzed_requests():
   rng = random.Random(0)
-  good = protocol.encode_play(
+  good = protocol.encode(
     protocol.Play(
       'me', who(), {0: protocol.Episode(1, Task('train', 0), ('red',))}
     )
@@ -57,23 +57,25 @@ def test_a_server_outlives_fuzzed_requests():
 
 
 def test_other_protocols_and_worlds_are_refused(monkeypatch):
-  slots = {0: protocol.Episode(1, Task('train', 0))}
+  envs = {0: protocol.Episode(1, Task('train', 0))}
   with Serving() as a:
-    other = protocol.encode_play(protocol.Play('me', who(num_words=3), slots))
+    other = protocol.encode(protocol.Play('me', who(num_words=3), envs))
     code, text = refusal(a, 'Play', other)
     assert code == 'FAILED_PRECONDITION'
     assert '{"num_words": 4}' in text and '{"num_words": 3}' in text
     with monkeypatch.context() as patch:
-      patch.setattr(protocol, 'PROTOCOL', 2)
-      hello = protocol.encode_hello()
+      patch.setattr(protocol, 'PROTOCOL', 99)
+      hello = protocol.encode(protocol.Hello())
     code, text = refusal(a, 'Hello', hello)
-    assert code == 'FAILED_PRECONDITION' and 'protocol 2, expected 1' in text
+    assert code == 'FAILED_PRECONDITION' and 'protocol 99, expected 2' in text
 
 
 def test_a_token_is_demanded_and_checked():
   with Serving(access=server.Access(token=TOKEN)) as a:
     for given in ({}, {'metadata': (('authorization', 'Bearer no'),)}):
-      code, text = refusal(a, 'Hello', protocol.encode_hello(), **given)
+      code, text = refusal(
+        a, 'Hello', protocol.encode(protocol.Hello()), **given
+      )
       assert code == 'UNAUTHENTICATED' and 'token' in text
     with pytest.raises(fleet.ServersLost, match='UNAUTHENTICATED'):
       connect(a.address, timeout=60, patience=60)

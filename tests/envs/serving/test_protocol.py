@@ -27,11 +27,11 @@ ANSWERS = {
 
 
 def test_messages_come_back():
-  assert protocol.decode_play(protocol.encode_play(PLAY)) == PLAY
+  assert protocol.Play.decode(protocol.encode(PLAY)) == PLAY
   assert protocol.decode_answers(protocol.encode_answers(ANSWERS)) == ANSWERS
-  assert protocol.decode_identity(protocol.encode_identity(WHO)) == WHO
-  assert protocol.decode_leave(protocol.encode_leave('me')) == 'me'
-  protocol.decode_hello(protocol.encode_hello())
+  assert protocol.Identity.decode(protocol.encode(WHO)) == WHO
+  for record in (protocol.Leave('me'), protocol.Hello()):
+    assert type(record).decode(protocol.encode(record)) == record
 
 
 def test_errors_come_back_by_name():
@@ -41,20 +41,32 @@ def test_errors_come_back_by_name():
   assert [str(e) for e in found.values()] == [ODD, 'text']
 
 
-def test_what_is_no_step_is_an_error_of_its_slot():
-  sent = {0: Step('fine'), 1: Step('', reward=1), 2: Step('', (b'look',))}
+def test_every_error_has_its_name_on_the_other_side():
+  kinds = protocol.error_kinds()
+  sent = {i: kind('text') for i, kind in enumerate(kinds.values())}
+  back = protocol.decode_answers(protocol.encode_answers(sent))
+  for i, (name, kind) in enumerate(kinds.items()):
+    assert type(back[i]) is kind and str(back[i]) == 'text'
+    assert name == kind.__name__
+  odd = protocol.Answers({0: protocol.Failure('FromTheFuture', 'text')})
+  back = protocol.decode_answers(protocol.encode(odd))[0]
+  assert type(back) is ServerError and str(back) == 'FromTheFuture: text'
+
+
+def test_what_is_no_step_is_an_error_of_its_environment():
+  sent = {0: Step('fine'), 1: Step('', reward='1'), 2: Step('', (b'look',))}
   found = protocol.decode_answers(protocol.encode_answers(sent))
   assert found[0] == Step('fine')
-  for slot in (1, 2):
-    assert type(found[slot]) is ServerError
-    assert 'expected a Step' in str(found[slot])
+  for env_id in (1, 2):
+    assert type(found[env_id]) is ServerError
+    assert 'expected a Step' in str(found[env_id])
 
 
 DECODERS = (
-  protocol.decode_hello,
-  protocol.decode_identity,
-  protocol.decode_play,
-  protocol.decode_leave,
+  protocol.Hello.decode,
+  protocol.Identity.decode,
+  protocol.Play.decode,
+  protocol.Leave.decode,
   protocol.decode_answers,
 )
 
@@ -64,10 +76,10 @@ def test_fuzzed_bytes_are_refused_by_name(decode):
   """Flipped, cut, joined and random bytes: decoded rightly or a WireError."""
   rng = random.Random(0)
   good = [
-    protocol.encode_play(PLAY),
+    protocol.encode(PLAY),
     protocol.encode_answers(ANSWERS),
-    protocol.encode_identity(WHO),
-    protocol.encode_leave('me'),
+    protocol.encode(WHO),
+    protocol.encode(protocol.Leave('me')),
   ]
   refused = 0
   for _ in range(3000):
@@ -86,8 +98,20 @@ def test_fuzzed_bytes_are_refused_by_name(decode):
   assert refused > 2000
 
 
+IDENTITY = {'world': 'a', 'options': 'b', 'version': 'c', 'data': 'd'}
+
+
 def packed(**fields):
   return msgpack.packb({'protocol': protocol.PROTOCOL, **fields})
+
+
+def play(**fields):
+  fields = {'identity': IDENTITY, 'envs': {}, **fields}
+  return packed(session='me', **fields)
+
+
+def test_the_smallest_play_is_a_message():
+  assert protocol.Play.decode(play()).envs == {}
 
 
 @pytest.mark.parametrize(
@@ -99,40 +123,43 @@ def packed(**fields):
     b'\x91' * 100_000,  # lists in lists
     b'\xc7\x01\x05x',  # a type of its own
     packed(),
-    packed(session='me', identity=['a'] * 4, slots=[]),
-    packed(session='me', identity=['a'] * 3, slots={}),
-    packed(session='me', identity=[1] * 4, slots={}),
-    packed(session='me', identity=['a'] * 4, slots={-1: [0, 'a']}),
-    packed(session='me', identity=['a'] * 4, slots={'0': [0, 'a']}),
-    packed(session='me', identity=['a'] * 4, slots={0: [-1, 'a']}),
-    packed(session='me', identity=['a'] * 4, slots={0: [0, b'a']}),
-    packed(session='me', identity=['a'] * 4, slots={0: [0, 'a', 'b', []]}),
-    packed(session='me', identity=['a'] * 4, slots={0: [0, 'a', 1, [2]]}),
-    packed(session='me', identity=['a'] * 4, slots={0: [0]}),
-    packed(session='me', identity=['a'] * 4, slots={0: [0, 'a']}, more=1),
-    packed(
-      session='me',
-      identity=['a'] * 4,
-      slots={i: [0, 'a'] for i in range(protocol.MAX_SLOTS + 1)},
-    ),
+    play(envs=[]),
+    play(identity={**IDENTITY, 'data': 1}),
+    play(identity={'world': 'a'}),
+    play(identity=['a'] * 4),
+    play(envs={-1: ['Move', 0, 'a']}),
+    play(envs={'0': ['Move', 0, 'a']}),
+    play(envs={0: ['Move', -1, 'a']}),
+    play(envs={0: ['Move', 2**62, 'a']}),
+    play(envs={0: ['Move', True, 'a']}),
+    play(envs={0: ['Move', 0, b'a']}),
+    play(envs={0: ['Move', 0]}),
+    play(envs={0: ['Move', 0, 'a', 'b']}),
+    play(envs={0: ['Dance', 0, 'a']}),
+    play(envs={0: [0, 'a']}),
+    play(envs={0: ['Episode', 0, ['train', 1], []]}),
+    play(envs={0: ['Episode', 0, {'split': 'train', 'index': 1}, [2]]}),
+    play(envs={0: None}),
+    play(more=1),
+    play(envs={i: ['Move', 0, 'a'] for i in range(protocol.MAX_ENVS + 1)}),
     bytes(protocol.MAX_BYTES + 1),
   ],
 )
 def test_a_bad_message_is_refused(data):
   with pytest.raises(protocol.WireError):
-    protocol.decode_play(data)
+    protocol.Play.decode(data)
 
 
 def test_another_protocol_is_told():
   data = msgpack.packb({'protocol': 99})
-  with pytest.raises(protocol.WrongProtocol, match='99, expected 1'):
-    protocol.decode_hello(data)
+  with pytest.raises(protocol.WrongProtocol, match='99, expected 2'):
+    protocol.Hello.decode(data)
 
 
 def test_what_msgpack_has_no_form_for_is_not_sent():
   request = {0: protocol.Episode(1, Task('train', 2**70))}
   with pytest.raises(protocol.WireError, match='64 bits'):
-    protocol.encode_play(protocol.Play('me', WHO, request))
+    protocol.encode(protocol.Play('me', WHO, request))
 
 
 def test_too_large_a_message_is_not_sent():

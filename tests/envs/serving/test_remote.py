@@ -134,7 +134,7 @@ def test_too_much_work_is_refused_and_tried_again():
 
 def test_a_server_that_is_stuck_says_no_hello(monkeypatch):
   """It would be given work again and again, and every time be waited for."""
-  hello = protocol.encode_hello()
+  hello = protocol.encode(protocol.Hello())
   with slow_server() as (a, first):
     assert a.call('Hello', hello)  # not for long yet
     monkeypatch.setattr(server, '_LONG', 0.0)
@@ -196,11 +196,11 @@ def test_an_action_is_played_once_however_often_it_is_asked():
   assert episodes.play('me', {0: protocol.Move(3, 'no')})[0].done
   error = episodes.play('me', {0: protocol.Move(4, 'no')})
   assert isinstance(error[0], ResetNeeded)
-  # Late, early and unknown: told, not played.
-  for session, slot, turn in (('me', 0, 2), ('me', 0, 6), ('me', 1, 2),
+  # Late, early and unknown: refused, not played.
+  for session, env_id, turn in (('me', 0, 2), ('me', 0, 6), ('me', 1, 2),
                               ('you', 0, 5)):  # fmt: skip
-    found = episodes.play(session, {slot: protocol.Move(turn, 'red')})
-    assert found == {slot: None}
+    found = episodes.play(session, {env_id: protocol.Move(turn, 'red')})
+    assert found == {env_id: None}
 
 
 def test_an_episode_is_rebuilt_to_any_turn():
@@ -240,7 +240,9 @@ class Moody(GuessEnv):
 def test_a_rebuilt_episode_that_differs_stops_the_client():
   with Serving(Moody) as a, connect(a.address) as step_envs:
     step_envs({0: Task('train', 0)})
-    a.call('Leave', protocol.encode_leave(step_envs._session))  # it forgets
+    a.call(
+      'Leave', protocol.encode(protocol.Leave(step_envs._session))
+    )  # it forgets
     with pytest.raises(ServerError, match='deterministic'):
       step_envs({0: 'look'})
 

@@ -12,7 +12,7 @@ import pytest
 from envs import checker, registry
 from envs.agent import load_template, make_template, render, task_text
 from envs.base import BadOptions, GameError, Task, UnknownTask
-from envs.inline import ProcessClient
+from envs.serving import local
 from envs.webshop import generate, session, shop, store
 from envs.webshop.env import NUM_TEST, QUERY, WebShop
 from envs.webshop.nouns import rule_nouns
@@ -221,7 +221,7 @@ def test_cache_that_cannot_be_written(tmp_path):
 
 def test_served_from_other_processes(tmp_path, world):
   options = {'nouns': 'rules', 'cache': str(tmp_path)}
-  with ProcessClient('webshop', options, num_servers=2) as servers:
+  with local.open_client('webshop', options, 2) as servers:
     answers = servers(dict(enumerate(TASKS)))
     env = world.make_env()
     assert answers == {i: env.reset(task) for i, task in enumerate(TASKS)}
@@ -235,7 +235,7 @@ def test_served_from_other_processes(tmp_path, world):
 
 
 def test_other_worlds_do_not_load_numpy():
-  code = 'import sys, envs.server; sys.exit("numpy" in sys.modules)'
+  code = 'import sys, envs.registry; sys.exit("numpy" in sys.modules)'
   assert subprocess.run([sys.executable, '-c', code]).returncode == 0
 
 

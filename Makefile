@@ -7,6 +7,9 @@ SEED ?= 0
 ARGS ?=
 # Processes that share out the files of tests.
 WORKERS ?= 2
+# Some dependencies call `python` when they are built: the venv's.
+INSTALL = PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/pip install --quiet \
+  --disable-pip-version-check -c constraints.txt -e
 PYTEST = $(BIN)/python -m pytest -n $(WORKERS) --dist=loadfile
 # A name, a name:variant, or a file (with or without :variant).
 CONFIG_FILE = $(if $(findstring .py,$(CONFIG)),$(CONFIG),experiments/configs/$(subst :,.py:,$(CONFIG))$(if $(findstring :,$(CONFIG)),,.py))
@@ -48,13 +51,11 @@ $(VENV)/bin/pip:
 	$(PYTHON) -m venv $(VENV)
 
 $(VENV)/.run: setup.py constraints.txt | $(VENV)/bin/pip
-	$(BIN)/pip install --quiet --disable-pip-version-check \
-	  -c constraints.txt -e .
+	$(INSTALL) .
 	touch $@
 
 $(VENV)/.test: $(VENV)/.run
-	$(BIN)/pip install --quiet --disable-pip-version-check \
-	  -c constraints.txt -e '.[test]'
+	$(INSTALL) '.[test]'
 	touch $@
 
 clean:

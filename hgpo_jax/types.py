@@ -7,7 +7,9 @@ tokens of a row, K turns of a row, N turns, R tokens of a reply, A choices.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Collection, Hashable, Mapping
+import functools
+import operator
+from collections.abc import Collection, Hashable, Iterable, Mapping
 from typing import Any
 
 import flax.struct
@@ -23,6 +25,15 @@ def one_of(field: str, value: str, known: Collection[str]) -> None:
   """Raises ConfigError unless `value` is among the `known` names."""
   if value not in known:
     raise ConfigError(f'{field} is {value!r}; expected one of {sorted(known)}.')
+
+
+def ordered_sum(values: Iterable[float]) -> float:
+  """Adds floats first to last and rounds after each, on every Python alike.
+
+  The built-in `sum` compensates what rounding loses since Python 3.12, so its
+  last bit depends on the version.
+  """
+  return functools.reduce(operator.add, values, 0)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -69,6 +80,11 @@ class Trajectory:
   won: bool
   truncated: bool
   parts: Mapping[str, float] = dataclasses.field(default_factory=dict)
+
+  @property
+  def total_reward(self) -> float:
+    """Undiscounted sum of its turns' rewards, in the world's units."""
+    return ordered_sum(turn.reward for turn in self.turns)
 
 
 @flax.struct.dataclass

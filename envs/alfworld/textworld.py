@@ -88,13 +88,31 @@ def import_package() -> tuple[ModuleType, ModuleType]:
       import textworld
       import textworld.envs
       from alfworld.agents.environment import alfred_tw_env
+      from textworld.envs.pddl import textgen
   except ImportError as error:
     raise EnvError(
       f'engine=textworld needs the alfworld package ({error}). Install it '
       'with `pip install alfworld` (cmake and g++ must be there, since some '
       'of its dependencies are compiled), or use engine=fast.'
     ) from error
+  if sys.version_info >= (3, 13):
+    _give_expressions_their_variables(textgen)
   return textworld, alfred_tw_env
+
+
+def _give_expressions_their_variables(textgen: ModuleType) -> None:
+  """Mends how TextWorld 1.7.0 evaluates a grammar's expressions.
+
+  It writes their variables into `locals()` of the method that evaluates them.
+  Since Python 3.13 (PEP 667) that is a copy, and a name such as `r` is unknown.
+  """
+
+  def derive(self: Any, context: Any = None) -> list[Any]:
+    variables = (context or self.context)['variables']
+    value = eval(self.expression, vars(textgen), dict(variables))
+    return [textgen.TerminalSymbol(value)]
+
+  textgen.EvalSymbol.derive = derive
 
 
 @contextlib.contextmanager

@@ -23,6 +23,7 @@ from envs.alfworld.prompts import COMPACT
 from experiments.lab import truth
 from experiments.lab.play import Episode, Moment, Rules, moment_after, play
 from experiments.lab.policy import Policy, scripted
+from hgpo_jax.types import ordered_sum
 
 
 @dataclasses.dataclass(frozen=True)
@@ -187,7 +188,7 @@ def pick_step(
     for moment, action in zip(moments, episode.actions, strict=True)
   ]
   turn = rng.choices(range(len(chances)), chances)[0]
-  return turn, sum(chances) / chances[turn]
+  return turn, ordered_sum(chances) / chances[turn]
 
 
 def _members(

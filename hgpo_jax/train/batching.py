@@ -53,7 +53,7 @@ def estimator_rows(
   """
   turns = [turn for t in trajectories for turn in t.turns]
   owner, number = places(trajectories)
-  totals = [reward_scale * sum(u.reward for u in t.turns) for t in trajectories]
+  totals = [reward_scale * t.total_reward for t in trajectories]
   padding = round_up(max(len(turns), 1), multiple) - len(turns)
 
   def column(values: Any, dtype: Any) -> Any:
@@ -142,7 +142,7 @@ def episode_scores(
   return np.array(
     [
       (
-        reward_scale * sum(u.reward for u in t.turns),
+        reward_scale * t.total_reward,
         -np.mean([not u.valid for u in t.turns]),
         -len(t.turns),
       )

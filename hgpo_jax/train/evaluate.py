@@ -48,8 +48,7 @@ def summarise(
 
 def task_score(trajectories: Sequence[types.Trajectory]) -> float:
   """Mean over episodes of what the world itself rewarded, in its units."""
-  scores = [sum(turn.reward for turn in t.turns) for t in trajectories]
-  return sum(scores) / max(len(scores), 1)
+  return _mean([t.total_reward for t in trajectories])
 
 
 def reward_parts(
@@ -206,4 +205,4 @@ def transcript(
 
 
 def _mean(values: Sequence[float]) -> float:
-  return sum(values) / max(len(values), 1)
+  return types.ordered_sum(values) / max(len(values), 1)

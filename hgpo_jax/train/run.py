@@ -177,7 +177,7 @@ class Run:
     return [t for g in groups for t in played[g * size : (g + 1) * size]]
 
   def _informative(self, played: Sequence[types.Trajectory]) -> np.ndarray:
-    found = [sum(u.reward for u in self.rewarded(t).turns) for t in played]
+    found = [self.rewarded(t).total_reward for t in played]
     groups = np.arange(len(played)) // self.config.rollout.group_size
     return selection.informative(np.array(found), groups)
 

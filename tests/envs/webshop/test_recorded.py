@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from envs.webshop import analyzer, search, session, shop
+from hgpo_jax.types import ordered_sum
 from tests import webshop_data
 
 # Recorded name of a reward's part -> ours.
@@ -34,7 +35,7 @@ def test_all_goals_are_equal_in_content_and_order():
       'attributes': list(goal.attributes),
       'price_upper': goal.price_upper,
       'goal_options': dict(goal.options),
-      'weight': sum(weights) / len(weights),
+      'weight': ordered_sum(weights) / len(weights),
     }
 
 

@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 
 from hgpo_jax.advantages import episode, segments
-from hgpo_jax.advantages.rows import Rows, require
+from hgpo_jax.advantages.rows import Rows, assert_shapes, require
 
 
 def reinforce_pp(
@@ -34,6 +34,7 @@ def reinforce_pp(
 
   Returns: `[N]` float32; exactly 0 on padding and in a batch of equal returns.
   """
+  assert_shapes(rows)
   return segments.whiten(rows.returns, rows.mask, std=std, eps=eps)
 
 
@@ -62,6 +63,7 @@ def reinforce_pp_baseline(
   Returns: `[N]` float32; exactly 0 on padding, and with singleton='zero' in a
     task whose counted returns are all equal.
   """
+  assert_shapes(rows)
   centred = episode.dr_grpo(rows, count=count, singleton=singleton)
   counted = episode.counted_rows(rows, count)
   moments = segments.batch_moments(centred, rows.mask, counted)
@@ -93,6 +95,7 @@ def lite_ppo(
   Returns: `[N]` float32; exactly 0 on padding and in a task whose counted
     returns are all equal, so also for an episode alone in its task.
   """
+  assert_shapes(rows)
   task = episode.task_moments(rows.episode_return, rows, count)
   counted = episode.counted_rows(rows, count)
   batch = segments.batch_moments(rows.episode_return, rows.mask, counted)
@@ -130,6 +133,7 @@ def gdpo(
   Raises:
     ValueError: the rows have no `scores`, or not as many as weights.
   """
+  assert_shapes(rows)
   scores = require(rows, 'scores')
   if len(weights) not in (0, scores.shape[1]):
     raise ValueError(
@@ -142,7 +146,8 @@ def gdpo(
     return episode.grpo(of_score, std=std, count=count, eps=eps)
 
   parts = jax.vmap(judged, in_axes=1, out_axes=1)(scores)  # [N, C]
-  total = (parts * jnp.asarray(weights or 1.0)).sum(1)
+  weights = weights or [1.0] * scores.shape[1]
+  total = (parts * jnp.asarray(weights)[None]).sum(1)
   counted = episode.counted_rows(rows, count)
   batch = segments.batch_moments(total, rows.mask, counted)
   return segments.relative(

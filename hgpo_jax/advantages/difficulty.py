@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from hgpo_jax.advantages import episode, segments
-from hgpo_jax.advantages.rows import Rows, require
+from hgpo_jax.advantages.rows import Rows, assert_shapes, require
 
 Weighting = Literal['soft', 'soft_with_zero']
 
@@ -41,6 +41,7 @@ def bnpo(
   Returns: `[N]` float32; exactly 0 on padding and in a task whose counted r are
     all equal.
   """
+  assert_shapes(rows)
   r = _unit_reward(rows, max_return)
   task = episode.task_moments(r, rows, count)
   p = task.mean
@@ -85,6 +86,7 @@ def a_grae(
   Returns: `[N]` float32; exactly 0 on padding and in a task whose counted r are
     all equal.
   """
+  assert_shapes(rows)
   r = _unit_reward(rows, max_return)
   of_grpo = episode.grpo(
     dataclasses.replace(rows, episode_return=r), std=std, count=count, eps=eps
@@ -145,6 +147,7 @@ def copo_terms(
   Raises:
     ValueError: the rows have no `outcome`, or an option an unknown name.
   """
+  assert_shapes(rows)
   outcome = require(rows, 'outcome')
   counted = episode.counted_rows(rows, count)
   task = episode.task_moments(rows.episode_return, rows, count)
@@ -191,6 +194,7 @@ def copo(
 
   Returns: `[N]` float32; exactly 0 on padding and in a batch without spread.
   """
+  assert_shapes(rows)
   terms = copo_terms(
     rows,
     gain=gain,

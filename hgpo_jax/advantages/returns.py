@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import chex
 import jax
 import jax.numpy as jnp
 from jax import lax
@@ -40,6 +41,7 @@ def turn_gae(
   Returns: advantages and the critic's targets A + V, `[N]` float32 each, not
     normalised; 0 on padding.
   """
+  chex.assert_shape([rewards, values, traj, turn, mask], (mask.size,))
   advantages, targets = token_gae(
     rewards[:, None],
     values[:, None],
@@ -80,6 +82,9 @@ def token_gae(
 
   Returns: advantages and targets, `[N, R]` float32; 0 off the mask.
   """
+  chex.assert_rank(mask, 2)
+  chex.assert_equal_shape([rewards, values, mask])
+  chex.assert_shape([traj, turn], mask.shape[:1])
   real = mask.any(axis=1)
   order = segments.episode_order(traj, turn, real)
   owner = jnp.where(real, traj, -1)[order]
@@ -152,6 +157,7 @@ def discounted_returns(
 
   Returns: `[N]` float32; 0 on padding.
   """
+  chex.assert_shape([rewards, traj, turn, mask], (mask.size,))
   order = segments.episode_order(traj, turn, mask)
   rewards = jnp.where(mask, rewards, 0).astype(jnp.float32)[order]
   owner = jnp.where(mask, traj, -1)[order]
@@ -182,4 +188,6 @@ def penalise(
     valid: `[N]` bool, whether the reply named an action; True on padding.
     penalty: in reward units, not negative.
   """
+  chex.assert_rank(values, 1)
+  chex.assert_equal_shape([values, valid])
   return values - penalty * jnp.logical_not(valid).astype(values.dtype)

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from hgpo_jax.advantages import episode, segments
-from hgpo_jax.advantages.rows import Rows
+from hgpo_jax.advantages.rows import Rows, assert_shapes
 
 
 def ngrpo(
@@ -34,6 +34,7 @@ def ngrpo(
   Returns: `[N]` float32; exactly 0 on padding and in a task whose counted
     returns all are `max_return`.
   """
+  assert_shapes(rows)
   real = episode.task_moments(rows.episode_return, rows, count)
   gap = max_return - real.mean  # exact where all returns are equal
   moments = segments.Moments(
@@ -75,6 +76,7 @@ def mc_grpo(
   Returns: `[N]` float32; exactly 0 on padding and in a task whose counted
     returns are all equal.
   """
+  assert_shapes(rows)
   ids, counted = episode.task_ids(rows), episode.counted_rows(rows, count)
   moments = segments.group_moments(rows.episode_return, ids, counted)
   off = _off_median(rows, ids, counted)
@@ -100,6 +102,7 @@ def mc_grpo_kept(
 
   Returns: `[N]` bool, False on padding and on the rows of those episodes.
   """
+  assert_shapes(rows)
   ids, counted = episode.task_ids(rows), episode.counted_rows(rows, count)
   off = _off_median(rows, ids, counted)
   last = jnp.iinfo(jnp.int32).max

@@ -5,6 +5,7 @@ from __future__ import annotations
 import collections
 from collections.abc import Hashable, Iterable
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -110,6 +111,19 @@ def require(rows: Rows, field: str) -> jax.Array:
       f'Rows.{field}, or choose another estimator.'
     )
   return value
+
+
+def assert_shapes(rows: Rows) -> None:
+  """Asserts the shapes that `Rows` states; costs nothing once traced.
+
+  Raises:
+    AssertionError: a field has another shape.
+  """
+  size = rows.mask.size
+  fields = [x for n, x in vars(rows).items() if n != 'scores' and x is not None]
+  chex.assert_shape(fields, (size,))
+  if rows.scores is not None:
+    chex.assert_shape(rows.scores, (size, None))
 
 
 def check(rows: Rows) -> None:

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from hgpo_jax.advantages import grouping, segments
-from hgpo_jax.advantages.rows import Rows
+from hgpo_jax.advantages.rows import Rows, assert_shapes
 
 
 def hgpo_shrink(
@@ -84,6 +84,7 @@ def hgpo_shrink(
   Raises:
     ValueError: an option has an unknown name.
   """
+  assert_shapes(rows)
   groups = grouping.context_ids(rows, depth=depth, contexts=contexts)
   levels = jax.vmap(segments.group_moments, (None, 0))(rows.returns, groups)
   advantages = levels.centred[0]

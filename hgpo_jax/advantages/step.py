@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from hgpo_jax.advantages import episode, grouping, segments
-from hgpo_jax.advantages.rows import Rows
+from hgpo_jax.advantages.rows import Rows, assert_shapes
 
 Weighting = Literal['paper', 'released']
 
@@ -46,6 +46,7 @@ def gigpo(
   Returns: `[N]` float32; exactly 0 on padding, and each term exactly 0 in a
     group without spread.
   """
+  assert_shapes(rows)
   of_episode = episode.grpo(
     rows, normalisation=normalisation, count=count, eps=eps
   )
@@ -103,6 +104,7 @@ def hgpo(
   Raises:
     ValueError: an option has an unknown name.
   """
+  assert_shapes(rows)
   if weighting not in _OFFSET:
     raise ValueError(f'Got weighting={weighting!r}, expected {[*_OFFSET]}.')
   levels = grouping.context_ids(
@@ -155,6 +157,7 @@ def turn_index(
   Returns: `[N]` float32; exactly 0 on padding, and each term exactly 0 in a
     group of several without spread.
   """
+  assert_shapes(rows)
   of_episode = episode.grpo(
     rows,
     normalisation=normalisation,
@@ -199,6 +202,7 @@ def salt(
 
   Returns: `[N]` float32; exactly 0 on padding and in a task without spread.
   """
+  assert_shapes(rows)
   of_episode = episode.grpo(
     rows, normalisation=normalisation, count=count, eps=eps
   )

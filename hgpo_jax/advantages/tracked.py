@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, Literal
 
+import chex
 import jax
 import jax.numpy as jnp
 from flax import struct
@@ -77,6 +78,8 @@ def risk_po(
   Raises:
     ValueError: the source has another name.
   """
+  chex.assert_rank(scores, 2)
+  chex.assert_rank([state.low, state.high], 0)
   low, high = state.low, state.high
   if source == 'mix':
     own = jnp.quantile(scores, jnp.asarray(levels), axis=1)[..., None]
@@ -119,6 +122,8 @@ def share_credit(
   Raises:
     ValueError: the credit has another name.
   """
+  chex.assert_rank(rewards, 3)
+  chex.assert_shape(advantages, rewards.shape[::2])
   paper = jnp.broadcast_to(advantages[:, None], rewards.shape)
   if credit == 'uniform':
     return paper
@@ -213,6 +218,8 @@ def single_stream(
   Returns: `[M]` float32 advantages, 0 on padding and in a batch without spread
     of a; and the new state.
   """
+  chex.assert_shape([rewards, prompts, drift, mask], (mask.size,))
+  chex.assert_rank([state.alpha, state.beta], 1)
   gap = rewards - state.rate[prompts]
   moments = segments.batch_moments(gap, mask)
   kept = jnp.clip(2 ** (-drift / half_drift), *memory)

@@ -1,4 +1,4 @@
-"""Losses: pure functions of token log-probs `[B, L]`; no model, no env.
+"""Losses: pure functions of token log-probs `[N, R]`; no model, no env.
 
 A new surrogate that needs no more than log-probs, advantages and a mask is a
 function `fn(log_probs, old_log_probs, advantages, mask, **options)`, an entry

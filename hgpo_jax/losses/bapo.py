@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -46,6 +47,8 @@ def bapo(
       `policy.clipped_surrogate`.
     bounds: two scalars, of the ratio itself.
   """
+  policy.assert_shapes(log_probs, old_log_probs, advantages, mask)
+  chex.assert_rank(bounds, 0)
   return policy.clip_between(
     jnp.exp(policy.log_ratios(log_probs, old_log_probs, mask)),
     policy.per_token(advantages, mask),
@@ -94,6 +97,8 @@ def masses(
       `policy.clipped_surrogate`; nothing is differentiated.
     tried: `[S]`, see `candidates`.
   """
+  policy.assert_shapes(log_probs, old_log_probs, advantages, mask)
+  chex.assert_rank(tried, 1)
   ratio = jnp.exp(policy.log_ratios(log_probs, old_log_probs, mask))
   ratio = jax.lax.stop_gradient(ratio)
   advantages = policy.per_token(advantages, mask)
@@ -116,6 +121,8 @@ def first_hit(found: Masses, tried: Bounds, *, target: float = 1.0) -> Bounds:
     tried: `[S]`, what they were found with.
     target: P over M.
   """
+  chex.assert_rank([*found, *tried], 1)
+  chex.assert_equal_shape([*found, *tried])
   hit = found.positive >= target * found.negative
   place = jnp.where(hit.any(), jnp.argmax(hit), hit.size - 1)
   return Bounds(tried.low[place], tried.high[place])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -36,6 +37,7 @@ def kpo(
       replies rho stays next to 1. Raise q to let more of the ratio through.
     clip_low, clip_high: how far the filtered ratio may move.
   """
+  policy.assert_shapes(log_probs, old_log_probs, advantages, mask)
   log_ratio = policy.log_ratios(log_probs, old_log_probs, mask)
   estimate = filtered(lax.stop_gradient(log_ratio), mask, q=q)
   return policy.clip_between(
@@ -52,15 +54,17 @@ def filtered(values: jax.Array, mask: jax.Array, *, q: float) -> jax.Array:
     x_t = (1 - K_t) x_{t-1} + K_t z_t,  x_0 = 0
 
   Args:
-    values: `[B, L]` z, 0 on padding.
-    mask: `[B, L]`; t counts the real tokens of a row, padding is passed over.
+    values: `[N, R]` z, 0 on padding.
+    mask: `[N, R]`; t counts the real tokens of a row, padding is passed over.
     q: as in `kpo`; static.
 
-  Returns: `[B, L]` x; on padding what it was before.
+  Returns: `[N, R]` x; on padding what it was before.
   """
+  chex.assert_rank(mask, 2)
+  chex.assert_equal_shape([values, mask])
   real = mask.astype(bool)
   gains = jnp.asarray(kalman_gains(values.shape[1], q=q))
-  seen = jnp.cumsum(real, axis=1) - 1  # [B, L], t - 1
+  seen = jnp.cumsum(real, axis=1) - 1  # [N, R], t - 1
   gain = jnp.where(real, gains[jnp.maximum(seen, 0)], 0)
 
   def then(first: tuple, second: tuple) -> tuple:  # of maps x -> a x + b

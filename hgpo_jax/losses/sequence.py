@@ -36,6 +36,7 @@ def gspo(
       `policy.clipped_surrogate`.
     clip_low, clip_high: how far s may move; small, as it is a mean.
   """
+  policy.assert_shapes(log_probs, old_log_probs, advantages, mask)
   log_ratio = policy.log_ratios(log_probs, old_log_probs, mask)
   log_s = jnp.broadcast_to(_row_mean(log_ratio, mask), log_ratio.shape)
   return policy.clip_between(
@@ -69,6 +70,7 @@ def gmpo(
 
   Returns: the row's loss at each of its tokens; 0 on padding.
   """
+  policy.assert_shapes(log_probs, old_log_probs, advantages, mask)
   log_ratio = policy.log_ratios(log_probs, old_log_probs, mask)
   advantages = policy.per_token(advantages, mask)
   held = jnp.clip(log_ratio, -clip_low, clip_high)
@@ -84,6 +86,6 @@ def gmpo(
 
 
 def _row_mean(values: jax.Array, mask: jax.Array) -> jax.Array:
-  """Means `[B, 1]` over the tokens of each row, of values 0 on padding."""
+  """Means `[N, 1]` over the tokens of each row, of values 0 on padding."""
   lengths = mask.astype(jnp.float32).sum(axis=1, keepdims=True)
   return values.sum(axis=1, keepdims=True) / jnp.maximum(lengths, 1)

@@ -250,6 +250,16 @@ def test_gradient_at_ratio_one_is_that_of_the_policy_gradient(case, request):
   np.testing.assert_allclose(gradient, expected, rtol=1e-5)
 
 
+@pytest.mark.parametrize('name', SURROGATES)
+def test_arrays_of_other_shapes_are_refused_when_traced(name):
+  arrays = tokens(0)
+  jax.eval_shape(SURROGATES[name], *arrays)
+  for n in range(len(arrays)):
+    for wrong in arrays[n][1:], arrays[n][None], arrays[n][:, :1]:
+      with pytest.raises(AssertionError, match='Chex'):
+        jax.eval_shape(SURROGATES[name], *arrays[:n], wrong, *arrays[n + 1 :])
+
+
 def test_one_advantage_per_row_is_a_special_case():
   new, old, advantages, mask = tokens(8)
   fn = jax.jit(policy.clipped_surrogate)

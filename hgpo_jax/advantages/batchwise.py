@@ -56,7 +56,7 @@ def reinforce_pp_baseline(
   Args:
     rows: the batch.
     std: as in `reinforce_pp`.
-    count: who makes both means and the variance; see `episode.grpo`.
+    count: which rows make both means and the variance; see `episode.grpo`.
     singleton: as in `episode.grpo`, of a. The public trainers have 'raw'.
     eps: added to the variance, in squared reward units.
 
@@ -89,7 +89,7 @@ def lite_ppo(
   Args:
     rows: the batch.
     std: 'sample' (n - 1) or 'population' (n), of the returns themselves.
-    count: who makes both statistics; see `episode.grpo`.
+    count: which rows make both statistics; see `episode.grpo`.
     eps: floor of the spread, in reward units.
 
   Returns: `[N]` float32; exactly 0 on padding and in a task whose counted
@@ -116,16 +116,17 @@ def gdpo(
     a = sum_c w_c (r_c - mean_g r_c) / (std_g r_c + eps)
     A = a / (std_B a + eps)
 
-  A sum of rewards that is standardised as a whole joins unlike combinations of
-  equal sum; this keeps them apart. GDPO (https://arxiv.org/abs/2601.05242). The
-  mean over the batch that the paper also takes off is 0 here, since each task's
-  is; what rounding leaves of it is not taken off, so that 0 stays 0.
+  A sum of rewards that is standardised as a whole does not distinguish
+  combinations of equal sum; this does. GDPO
+  (https://arxiv.org/abs/2601.05242). The paper also subtracts the mean over the
+  batch, which is 0 here, since each task's is; what rounding leaves of it is
+  not subtracted, so that 0 stays 0.
 
   Args:
     rows: the batch, with `scores [N, C]`.
     weights: w_c, C numbers; () weighs all scores alike, by 1.
     std: 'sample' (n - 1) or 'population' (n), of both deviations.
-    count: who makes all statistics; see `episode.grpo`.
+    count: which rows make all statistics; see `episode.grpo`.
     eps: floor of both deviations, in units of the scores.
 
   Returns: `[N]` float32; exactly 0 on padding and in a task where no score has

@@ -34,7 +34,7 @@ def turn_gae(
     traj, turn, mask: `[N]`, as in `Rows`; rows in any order.
     gamma: discount per turn, in [0, 1].
     lam: in [0, 1]; 0 trusts the critic, 1 the return.
-    last_values: `[N]` float, what was still to come after an episode's last
+    last_values: `[N]` float, the value of the state after an episode's last
       turn, read on that turn's row; for episodes that a step limit ended. 0 for
       all if None.
 
@@ -68,8 +68,8 @@ def token_gae(
 ) -> tuple[jax.Array, jax.Array]:
   """`turn_gae` over the reply tokens of a whole conversation.
 
-  What the world says between two replies is no step: the last token of a reply
-  is followed by the first of the next one, as if they were neighbours.
+  Tokens of observations between two replies are not steps: the last
+  token of a reply is followed by the first of the next one.
 
   Args:
     rewards: `[N, R]` float, of each token; a turn's reward is on its last.
@@ -109,7 +109,7 @@ def token_gae(
     offset = jnp.column_stack([offset, jnp.where(ends, at_end, 0)])
     return _affine_scan(slope.ravel(), offset.ravel()).reshape(slope.shape)
 
-  # Other tokens (slope 1, offset 0) hand on the next reply token's numbers.
+  # Other tokens (slope 1, offset 0) pass on the next reply token's values.
   following = backwards(jnp.where(mask, 0.0, 1.0), values, last)[:, 1:]
   delta = jnp.where(mask, rewards + gamma * following - values, 0)
   decay = jnp.where(mask, gamma * lam, 1.0)

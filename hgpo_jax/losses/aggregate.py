@@ -1,4 +1,4 @@
-"""Token values `[N, R]` -> one number, by the mean of your choice.
+"""Token values `[N, R]` -> one number, by a choice of means.
 
 A batch may be cut into micro-batches or shards. Each passes the `denominator`
 of the *whole* global batch, and the parts' results then add up to exactly the
@@ -61,7 +61,7 @@ def row_mean_of_token_means(
 def row_mean_of_token_sums(
   values: jax.Array, mask: jax.Array, denominator: jax.Array | None = None
 ) -> jax.Array:
-  """Mean over rows of each row's sum: the sequence's log-prob, as it were.
+  """Mean over rows of each row's sum, as of a sequence's log-prob.
 
   Arguments as in `token_mean`, with `count_rows` for the denominator.
   """

@@ -20,7 +20,7 @@ class Bounds(NamedTuple):
 
 
 class Masses(NamedTuple):
-  """What positives and negatives add up to under each candidate, `[S]`.
+  """Sums over positives and over negatives under each candidate, `[S]`.
 
   The masses of micro-batches add up to those of the whole batch.
   """
@@ -88,7 +88,7 @@ def masses(
   mask: jax.Array,
   tried: Bounds,
 ) -> Masses:
-  """Sums of what tokens pull with under each pair of bounds.
+  """Sums of weighted advantages under each pair of bounds.
 
     P = sum_{A > 0} A min(rho, high),  M = sum_{A < 0} |A| max(rho, low)
 
@@ -113,8 +113,8 @@ def first_hit(found: Masses, tried: Bounds, *, target: float = 1.0) -> Bounds:
   """The first bounds with P / M >= target; the last ones if there are none.
 
   Raising low can only raise M, so once the first bounds miss, low goes all the
-  way up and it is high that reaches the target: so it is in the released code,
-  and so it is here.
+  way up and it is high that reaches the target: as in the
+  released code.
 
   Args:
     found: `[S]`, of the whole batch.

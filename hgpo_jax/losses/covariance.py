@@ -107,8 +107,8 @@ def clip_cov(
   covariances = token_covariances(log_probs, advantages, mask)
   inside = (covariances > band[0]) & (covariances < band[1])
   eligible = inside & mask.astype(bool) & (plain.clipped == 0)
-  lots = jax.random.uniform(key, covariances.shape)
-  chosen = _largest(lots, eligible, _count(mask, share))
+  draws = jax.random.uniform(key, covariances.shape)
+  chosen = _largest(draws, eligible, _count(mask, share))
   return plain._replace(
     loss=jnp.where(chosen, 0, plain.loss),
     clipped=jnp.where(chosen, 1, plain.clipped),

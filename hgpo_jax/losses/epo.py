@@ -5,7 +5,7 @@ https://arxiv.org/abs/2509.22576. Per token, the loss gets
   -c (H - w pen(H, usual)),  usual = mean entropy at that environment step
 
 where w is `window_weight` of the progress and c a small coefficient. Axes: N
-turns, R reply tokens, T environment steps of an episode.
+turns, R reply tokens, E environment steps of an episode.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ def bonus(
 def hinge(
   entropy: jax.Array, usual: jax.Array, *, low: float = 0.0, high: float = 2.0
 ) -> jax.Array:
-  """How far the entropy lies outside the window: the form with a gradient.
+  """Distance of the entropy from the window, with a gradient.
 
     pen = relu(H - high usual) + relu(low usual - H)
 
@@ -101,8 +101,8 @@ class History:
   """Mean entropy per environment step, over the iterations so far.
 
   Attributes:
-    mean: `[T]` float32, in nats.
-    iterations: `[T]` int32, in how many the step was reached.
+    mean: `[E]` float32, in nats.
+    iterations: `[E]` int32, in how many the step was reached.
   """
 
   mean: jax.Array
@@ -123,7 +123,7 @@ def remember(
     history: before it.
     entropy: `[N, R]` in nats, of all turns of the iteration.
     mask: `[N, R]`.
-    step: `[N]` int32 in [0, T), the environment step of each row.
+    step: `[N]` int32 in [0, E), the environment step of each row.
   """
   chex.assert_rank(mask, 2)
   chex.assert_equal_shape([entropy, mask])

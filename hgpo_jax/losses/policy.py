@@ -1,6 +1,6 @@
 """The clipped surrogate, and the pieces that its relatives share.
 
-Everything is per token, `[N, R]` float32, and 0 on padding whatever the data
+Everything is per token, `[N, R]` float32, and 0 on padding, whatever the data
 holds there: padding is replaced before any arithmetic.
 """
 
@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 from jax.lax import stop_gradient
 
-# exp(20) is still a small number in float32; a ratio past it carries no news.
+# exp(20) is still a small number in float32; larger ratios add nothing.
 _MAX_LOG_RATIO = 20.0
 # The bound of the public trainers where a ratio is of a whole reply.
 _MAX_LOG_RATIO_OF_REPLY = 10.0
@@ -23,10 +23,10 @@ class Surrogate(NamedTuple):
   """Per token, all `[N, R]`; `aggregate` turns each into one number.
 
   Attributes:
-    loss: float32, to be made small.
+    loss: float32, to be minimised.
     clipped: float32, 1 where the clip bound the ratio; its token mean is the
       clip fraction.
-    dual_clipped: float32, 1 where the bound of negative advantages did.
+    dual_clipped: float32, 1 where the bound of negative advantages was reached.
   """
 
   loss: jax.Array
@@ -44,7 +44,7 @@ def clipped_surrogate(
   clip_high: float = 0.2,
   dual_clip: float | None = 3.0,
 ) -> Surrogate:
-  """Policy-gradient loss that stops pulling once the policy has moved enough.
+  """Policy-gradient loss that is flat once the policy has moved enough.
 
     l = max(-A rho, -A clip(rho, 1 - clip_low, 1 + clip_high)),
     rho = exp(log_probs - old_log_probs);  where A < 0, l = min(l, -A dual_clip)

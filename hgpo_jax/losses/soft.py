@@ -1,4 +1,4 @@
-"""Surrogates that bound the weight of a token, yet never cut it off."""
+"""Surrogates that bound the weight of a token but never set it to zero."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def cispo(
     l_t = -sg(clip(rho_t, 1 - clip_low, 1 + clip_high)) A_t lp_t
 
   CISPO, MiniMax-M1 2025, eq. 4 and 5 (https://arxiv.org/abs/2506.13585), which
-  bounds the weight from above alone (clip_low=1) and does not say where; 4 is
+  bounds the weight only from above (clip_low=1) and does not say where; 4 is
   ours.
 
   Args:

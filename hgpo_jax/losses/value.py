@@ -13,7 +13,7 @@ class ClippedError(NamedTuple):
   """Per value, both `[N, R]`; `aggregate` turns each into one number.
 
   Attributes:
-    loss: float32, to be made small, in squared reward units.
+    loss: float32, to be minimised, in squared reward units.
     clipped: float32, 1 where the clip bound, so that no gradient flows.
   """
 
@@ -28,7 +28,7 @@ def clipped_error(
   *,
   clip: float,
 ) -> ClippedError:
-  """Half the squared error, which stops pulling once a value has moved enough.
+  """Half the squared error, which is flat once a value has moved enough.
 
     l = 1/2 max((V - G)^2, (clip(V, V_old - c, V_old + c) - G)^2)
 

@@ -22,7 +22,8 @@ def ngrpo(
     A = (R - mean_{g+} R) / (std_{g+} R + eps),   g+ = g and one R = max_return
 
   So all rows of a task in which every episode failed get one negative
-  value. NGRPO (https://arxiv.org/abs/2509.18851), which clips its ratios at 0.16 and 0.24.
+  value. NGRPO (https://arxiv.org/abs/2509.18851), which clips its ratios at
+  0.16 and 0.24.
 
   Args:
     rows: the batch.

@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 
 from hgpo_jax.advantages import episode, segments
-from hgpo_jax.advantages.rows import Rows, require
+from hgpo_jax.advantages.rows import Rows, assert_shapes, require
 
 
 def reinforce_pp(
@@ -34,6 +34,7 @@ def reinforce_pp(
 
   Returns: `[N]` float32; exactly 0 on padding and in a batch of equal returns.
   """
+  assert_shapes(rows)
   return segments.whiten(rows.returns, rows.mask, std=std, eps=eps)
 
 
@@ -55,13 +56,14 @@ def reinforce_pp_baseline(
   Args:
     rows: the batch.
     std: as in `reinforce_pp`.
-    count: who makes both means and the variance; see `episode.grpo`.
+    count: which rows make both means and the variance; see `episode.grpo`.
     singleton: as in `episode.grpo`, of a. The public trainers have 'raw'.
     eps: added to the variance, in squared reward units.
 
   Returns: `[N]` float32; exactly 0 on padding, and with singleton='zero' in a
     task whose counted returns are all equal.
   """
+  assert_shapes(rows)
   centred = episode.dr_grpo(rows, count=count, singleton=singleton)
   counted = episode.counted_rows(rows, count)
   moments = segments.batch_moments(centred, rows.mask, counted)
@@ -87,12 +89,13 @@ def lite_ppo(
   Args:
     rows: the batch.
     std: 'sample' (n - 1) or 'population' (n), of the returns themselves.
-    count: who makes both statistics; see `episode.grpo`.
+    count: which rows make both statistics; see `episode.grpo`.
     eps: floor of the spread, in reward units.
 
   Returns: `[N]` float32; exactly 0 on padding and in a task whose counted
     returns are all equal, so also for an episode alone in its task.
   """
+  assert_shapes(rows)
   task = episode.task_moments(rows.episode_return, rows, count)
   counted = episode.counted_rows(rows, count)
   batch = segments.batch_moments(rows.episode_return, rows.mask, counted)
@@ -113,16 +116,17 @@ def gdpo(
     a = sum_c w_c (r_c - mean_g r_c) / (std_g r_c + eps)
     A = a / (std_B a + eps)
 
-  A sum of rewards that is standardised as a whole joins unlike combinations of
-  equal sum; this keeps them apart. GDPO (https://arxiv.org/abs/2601.05242). The
-  mean over the batch that the paper also takes off is 0 here, since each task's
-  is; what rounding leaves of it is not taken off, so that 0 stays 0.
+  A sum of rewards that is standardised as a whole does not distinguish
+  combinations of equal sum; this does. GDPO
+  (https://arxiv.org/abs/2601.05242). The paper also subtracts the mean over the
+  batch, which is 0 here, since each task's is; what rounding leaves of it is
+  not subtracted, so that 0 stays 0.
 
   Args:
     rows: the batch, with `scores [N, C]`.
     weights: w_c, C numbers; () weighs all scores alike, by 1.
     std: 'sample' (n - 1) or 'population' (n), of both deviations.
-    count: who makes all statistics; see `episode.grpo`.
+    count: which rows make all statistics; see `episode.grpo`.
     eps: floor of both deviations, in units of the scores.
 
   Returns: `[N]` float32; exactly 0 on padding and in a task where no score has
@@ -130,6 +134,7 @@ def gdpo(
   Raises:
     ValueError: the rows have no `scores`, or not as many as weights.
   """
+  assert_shapes(rows)
   scores = require(rows, 'scores')
   if len(weights) not in (0, scores.shape[1]):
     raise ValueError(
@@ -142,7 +147,8 @@ def gdpo(
     return episode.grpo(of_score, std=std, count=count, eps=eps)
 
   parts = jax.vmap(judged, in_axes=1, out_axes=1)(scores)  # [N, C]
-  total = (parts * jnp.asarray(weights or 1.0)).sum(1)
+  weights = weights or [1.0] * scores.shape[1]
+  total = (parts * jnp.asarray(weights)[None]).sum(1)
   counted = episode.counted_rows(rows, count)
   batch = segments.batch_moments(total, rows.mask, counted)
   return segments.relative(

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from hgpo_jax.advantages import episode, segments
-from hgpo_jax.advantages.rows import Rows, require
+from hgpo_jax.advantages.rows import Rows, assert_shapes, require
 
 Weighting = Literal['soft', 'soft_with_zero']
 
@@ -29,18 +29,19 @@ def bnpo(
 
   with m and v the mean and the unbiased variance of p over the tasks, so that
   Beta(a, b) fits them. BNPO (https://arxiv.org/abs/2506.02864). Where all tasks
-  have one p there is nothing to fit, and Beta(1, 1) = 1 takes the place (ours).
+  have one p there is nothing to fit; Beta(1, 1) = 1 is used (ours).
 
   Args:
     rows: the batch.
     max_return: the highest episode return there is, in reward units; the
       formula is for r in [0, 1], which is the return over this, clipped.
     limit: of the inverse density.
-    count: who makes p; see `episode.grpo`.
+    count: which rows make p; see `episode.grpo`.
 
   Returns: `[N]` float32; exactly 0 on padding and in a task whose counted r are
     all equal.
   """
+  assert_shapes(rows)
   r = _unit_reward(rows, max_return)
   task = episode.task_moments(r, rows, count)
   p = task.mean
@@ -79,12 +80,13 @@ def a_grae(
       their mathematics, 0.5 in their multimodal runs.
     max_return: as in `bnpo`; all statistics are of r in [0, 1].
     std: of A_GRPO; see `episode.grpo`.
-    count: who makes all statistics; see `episode.grpo`.
+    count: which rows make all statistics; see `episode.grpo`.
     eps: of A_GRPO, in units of r.
 
   Returns: `[N]` float32; exactly 0 on padding and in a task whose counted r are
     all equal.
   """
+  assert_shapes(rows)
   r = _unit_reward(rows, max_return)
   of_grpo = episode.grpo(
     dataclasses.replace(rows, episode_return=r), std=std, count=count, eps=eps
@@ -123,7 +125,7 @@ def copo_terms(
   count: episode.Count = 'trajectories',
   eps: float = 1e-6,
 ) -> CopoTerms:
-  """Judges within a task where outcomes differ, and between tasks where not.
+  """Compares within a task where outcomes differ, and between tasks elsewhere.
 
     A_l = (R - mean_g R) / (std_g R + eps)
     A_g = (mean_g R - mean_q) / (std_q + eps),   over the tasks q of the batch
@@ -135,16 +137,17 @@ def copo_terms(
   Args:
     rows: the batch, with `outcome`.
     gain: slope of the weight, per bit.
-    offset: entropy at which both have equal say, in bits.
+    offset: entropy at which both weigh 1/2, in bits.
     weighting: 'soft' as above; 'soft_with_zero' has w = 0 on rows whose return
       is 0, a setting of the released code.
     std: of A_l and A_g, 'sample' (n - 1) or 'population' (n).
-    count: who makes all statistics; see `episode.grpo`.
+    count: which rows make all statistics; see `episode.grpo`.
     eps: floor of both deviations, in reward units.
 
   Raises:
     ValueError: the rows have no `outcome`, or an option an unknown name.
   """
+  assert_shapes(rows)
   outcome = require(rows, 'outcome')
   counted = episode.counted_rows(rows, count)
   task = episode.task_moments(rows.episode_return, rows, count)
@@ -185,12 +188,13 @@ def copo(
   is clipped, -A times the ratio is linear in A, and so the gradients of the mix
   and of L(A) are equal: in the first step of every iteration, and in all steps
   where no ratio meets a clip. Beyond that, they differ where A_l and A_g have
-  unlike signs, which meet clips on opposite sides.
+  opposite signs, which are clipped on opposite sides.
 
   Args and Raises: see `copo_terms`.
 
   Returns: `[N]` float32; exactly 0 on padding and in a batch without spread.
   """
+  assert_shapes(rows)
   terms = copo_terms(
     rows,
     gain=gain,

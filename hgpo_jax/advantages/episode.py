@@ -5,11 +5,12 @@ from __future__ import annotations
 import dataclasses
 from typing import Literal
 
+import chex
 import jax
 import jax.numpy as jnp
 
 from hgpo_jax.advantages import grouping, segments
-from hgpo_jax.advantages.rows import Rows, require
+from hgpo_jax.advantages.rows import Rows, assert_shapes, require
 
 Count = Literal['rows', 'trajectories']
 Singleton = Literal['zero', 'raw']
@@ -43,6 +44,7 @@ def grpo(
   Returns: `[N]` float32; exactly 0 on padding and in a group of several whose
     counted returns are all equal.
   """
+  assert_shapes(rows)
   moments = task_moments(rows.episode_return, rows, count)
   advantages = segments.relative(moments, normalisation, std, eps)
   return _settle_singletons(advantages, rows, moments.count, singleton)
@@ -67,6 +69,7 @@ def dr_grpo(
 
   Returns: `[N]` float32, with zeros as in `grpo`.
   """
+  assert_shapes(rows)
   return grpo(rows, normalisation='mean', count=count, singleton=singleton)
 
 
@@ -97,6 +100,7 @@ def dr_mas(
   Raises:
     ValueError: the rows have no `agent`.
   """
+  assert_shapes(rows)
   agent = require(rows, 'agent')
   of_agent = dataclasses.replace(
     rows,
@@ -136,6 +140,7 @@ def rloo(
 
   Returns: `[N]` float32, with zeros as in `grpo`.
   """
+  assert_shapes(rows)
   moments = task_moments(rows.episode_return, rows, count)
   factor = moments.count / jnp.maximum(moments.count - 1, 1)
   advantages = jnp.where(moments.spread, factor * moments.centred, 0)
@@ -144,11 +149,13 @@ def rloo(
 
 def task_ids(rows: Rows) -> jax.Array:
   """The group `[N]` int32 of each row, -1 on padding."""
+  assert_shapes(rows)
   return jnp.where(rows.mask, rows.task, -1)
 
 
 def joined(mask: jax.Array, *fields: jax.Array) -> jax.Array:
   """Ids `[N]` that rows with equal fields share, -1 on padding."""
+  chex.assert_shape([mask, *fields], (mask.size,))
   columns = jnp.stack([jnp.where(mask, field, -1) for field in fields])
   return segments.prefix_ids(columns)[-1]
 
@@ -159,6 +166,7 @@ def counted_rows(rows: Rows, count: Count) -> jax.Array:
   Raises:
     ValueError: the count has another name.
   """
+  assert_shapes(rows)
   if count == 'rows':
     return rows.mask
   if count == 'trajectories':
@@ -170,6 +178,8 @@ def task_moments(
   values: jax.Array, rows: Rows, count: Count
 ) -> segments.Moments:
   """Moments of `values [N]` within each task."""
+  assert_shapes(rows)
+  chex.assert_equal_shape([values, rows.mask])
   counted = counted_rows(rows, count)
   return segments.group_moments(values, task_ids(rows), counted)
 

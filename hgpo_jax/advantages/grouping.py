@@ -6,12 +6,13 @@ import difflib
 from collections.abc import Hashable, Sequence
 from typing import Literal
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from hgpo_jax.advantages import segments
-from hgpo_jax.advantages.rows import Rows
+from hgpo_jax.advantages.rows import Rows, assert_shapes
 
 Contexts = Literal['states', 'states_actions']
 
@@ -31,6 +32,7 @@ def context_ids(
   Raises:
     ValueError: the contexts have another name, or the depth is negative.
   """
+  assert_shapes(rows)
   if depth < 0:
     raise ValueError(f'Got depth={depth}, expected at least 0 earlier turns.')
   if contexts not in ('states', 'states_actions'):
@@ -75,6 +77,7 @@ def level_ids(
   Returns: `[K+1, N]` int32, dense in [0, groups) on each level; -1 on padding
     and where t - k < 0, or that earlier turn is not among the rows.
   """
+  chex.assert_shape([task, traj, turn, obs, mask], (mask.size,))
   owner = jnp.where(mask, task, -1)[None].astype(jnp.int32)
   past = history(traj, turn, obs, mask, depth=depth)  # [K+1, N]
   if act is None:
@@ -94,6 +97,7 @@ def history(
   depth: int,
 ) -> jax.Array:
   """The observations k turns ago, `[K+1, N]` int32; -1 where there is none."""
+  chex.assert_shape([traj, turn, obs, mask], (mask.size,))
   size = mask.shape[0]
   order = segments.episode_order(traj, turn, mask)
   traj, turn, obs, mask = (x[order] for x in (traj, turn, obs, mask))
@@ -112,6 +116,7 @@ def following(
   traj: jax.Array, turn: jax.Array, obs: jax.Array, mask: jax.Array
 ) -> jax.Array:
   """The observation one turn later, `[N]` int32; -1 after the last turn."""
+  chex.assert_shape([traj, turn, obs, mask], (mask.size,))
   order = segments.episode_order(traj, turn, mask)
   later = jnp.roll(order, -1)  # the row that follows each row of the order
   found = mask[order] & mask[later] & (traj[later] == traj[order])
@@ -124,6 +129,7 @@ def first_of_trajectory(
   traj: jax.Array, turn: jax.Array, mask: jax.Array
 ) -> jax.Array:
   """Marks one row per episode, that of its earliest turn: `[N]` bool."""
+  chex.assert_shape([traj, turn, mask], (mask.size,))
   size = mask.shape[0]
   place = jnp.where(mask, traj, 0)
   last = jnp.iinfo(jnp.int32).max

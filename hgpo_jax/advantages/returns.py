@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import chex
 import jax
 import jax.numpy as jnp
 from jax import lax
@@ -33,13 +34,14 @@ def turn_gae(
     traj, turn, mask: `[N]`, as in `Rows`; rows in any order.
     gamma: discount per turn, in [0, 1].
     lam: in [0, 1]; 0 trusts the critic, 1 the return.
-    last_values: `[N]` float, what was still to come after an episode's last
+    last_values: `[N]` float, the value of the state after an episode's last
       turn, read on that turn's row; for episodes that a step limit ended. 0 for
       all if None.
 
   Returns: advantages and the critic's targets A + V, `[N]` float32 each, not
     normalised; 0 on padding.
   """
+  chex.assert_shape([rewards, values, traj, turn, mask], (mask.size,))
   advantages, targets = token_gae(
     rewards[:, None],
     values[:, None],
@@ -66,8 +68,8 @@ def token_gae(
 ) -> tuple[jax.Array, jax.Array]:
   """`turn_gae` over the reply tokens of a whole conversation.
 
-  What the world says between two replies is no step: the last token of a reply
-  is followed by the first of the next one, as if they were neighbours.
+  Tokens of observations between two replies are not steps: the last
+  token of a reply is followed by the first of the next one.
 
   Args:
     rewards: `[N, R]` float, of each token; a turn's reward is on its last.
@@ -80,6 +82,9 @@ def token_gae(
 
   Returns: advantages and targets, `[N, R]` float32; 0 off the mask.
   """
+  chex.assert_rank(mask, 2)
+  chex.assert_equal_shape([rewards, values, mask])
+  chex.assert_shape([traj, turn], mask.shape[:1])
   real = mask.any(axis=1)
   order = segments.episode_order(traj, turn, real)
   owner = jnp.where(real, traj, -1)[order]
@@ -104,7 +109,7 @@ def token_gae(
     offset = jnp.column_stack([offset, jnp.where(ends, at_end, 0)])
     return _affine_scan(slope.ravel(), offset.ravel()).reshape(slope.shape)
 
-  # Other tokens (slope 1, offset 0) hand on the next reply token's numbers.
+  # Other tokens (slope 1, offset 0) pass on the next reply token's values.
   following = backwards(jnp.where(mask, 0.0, 1.0), values, last)[:, 1:]
   delta = jnp.where(mask, rewards + gamma * following - values, 0)
   decay = jnp.where(mask, gamma * lam, 1.0)
@@ -152,6 +157,7 @@ def discounted_returns(
 
   Returns: `[N]` float32; 0 on padding.
   """
+  chex.assert_shape([rewards, traj, turn, mask], (mask.size,))
   order = segments.episode_order(traj, turn, mask)
   rewards = jnp.where(mask, rewards, 0).astype(jnp.float32)[order]
   owner = jnp.where(mask, traj, -1)[order]
@@ -182,4 +188,6 @@ def penalise(
     valid: `[N]` bool, whether the reply named an action; True on padding.
     penalty: in reward units, not negative.
   """
+  chex.assert_rank(values, 1)
+  chex.assert_equal_shape([values, valid])
   return values - penalty * jnp.logical_not(valid).astype(values.dtype)

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from hgpo_jax.advantages import episode, segments
-from hgpo_jax.advantages.rows import Rows
+from hgpo_jax.advantages.rows import Rows, assert_shapes
 
 
 def ngrpo(
@@ -21,19 +21,21 @@ def ngrpo(
 
     A = (R - mean_{g+} R) / (std_{g+} R + eps),   g+ = g and one R = max_return
 
-  So a task in which everything failed still says that all of it was bad. NGRPO
-  (https://arxiv.org/abs/2509.18851), which clips its ratios at 0.16 and 0.24.
+  So all rows of a task in which every episode failed get one negative
+  value. NGRPO (https://arxiv.org/abs/2509.18851), which clips its ratios at
+  0.16 and 0.24.
 
   Args:
     rows: the batch.
     max_return: the highest episode return there is, in reward units.
     std: 'sample' (n + 1 members less 1, as released) or 'population'.
-    count: who makes the statistics; see `episode.grpo`.
+    count: which rows make the statistics; see `episode.grpo`.
     eps: floor of the spread, in reward units.
 
   Returns: `[N]` float32; exactly 0 on padding and in a task whose counted
     returns all are `max_return`.
   """
+  assert_shapes(rows)
   real = episode.task_moments(rows.episode_return, rows, count)
   gap = max_return - real.mean  # exact where all returns are equal
   moments = segments.Moments(
@@ -69,12 +71,13 @@ def mc_grpo(
       the released code does.
     limit: largest absolute advantage (ours). With two-valued rewards most
       returns equal the median, the deviation is 0, and A reaches 1 / eps.
-    count: who makes the medians; see `episode.grpo`.
+    count: which rows make the medians; see `episode.grpo`.
     eps: floor of the deviation, in reward units.
 
   Returns: `[N]` float32; exactly 0 on padding and in a task whose counted
     returns are all equal.
   """
+  assert_shapes(rows)
   ids, counted = episode.task_ids(rows), episode.counted_rows(rows, count)
   moments = segments.group_moments(rows.episode_return, ids, counted)
   off = _off_median(rows, ids, counted)
@@ -100,6 +103,7 @@ def mc_grpo_kept(
 
   Returns: `[N]` bool, False on padding and on the rows of those episodes.
   """
+  assert_shapes(rows)
   ids, counted = episode.task_ids(rows), episode.counted_rows(rows, count)
   off = _off_median(rows, ids, counted)
   last = jnp.iinfo(jnp.int32).max

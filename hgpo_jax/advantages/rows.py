@@ -5,6 +5,7 @@ from __future__ import annotations
 import collections
 from collections.abc import Hashable, Iterable
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -17,7 +18,7 @@ class Rows:
 
   The ids are small integers that the host made with `intern`, so that equal
   ids mean equal things, exactly: no hash, no collision. Those of observations
-  and actions are compared within a task alone, and numbered there
+  and actions are compared only within a task, and numbered there
   (`intern_within`): the fewer their bits, the faster they are sorted.
 
   Attributes:
@@ -26,15 +27,15 @@ class Rows:
     turn: `[N]` int32, 0-based turn in the episode; no (traj, turn) twice.
     obs: `[N]` int32 in [0, N), what the agent saw before it acted; its
       number in the task.
-    act: `[N]` int32 in [0, N), what it did; likewise.
+    act: `[N]` int32 in [0, N), what it did; its number in the task.
     episode_return: `[N]` float32, the episode's total reward, copied to each
       of its rows (and lowered on a row whose reply was invalid).
     returns: `[N]` float32, discounted return from this turn on.
     mask: `[N]` bool, False on padding, where the other fields do not count.
     agent: `[N]` int32 in [0, N), who acted, where several agents play; or None.
-    scores: `[N, C]` float32, C rewards of the episode that are to be judged one
-      by one, copied to each of its rows; or None.
-    outcome: `[N]` int32 in [0, N), what the episode came to (its answer or
+    scores: `[N, C]` float32, C rewards of the episode that are standardised
+      separately, copied to each of its rows; or None.
+    outcome: `[N]` int32 in [0, N), outcome of the episode (its answer or
       final state), copied to each of its rows; or None.
   """
 
@@ -69,7 +70,7 @@ def intern_within(
 
   Args:
     owners: N of them, such as the task of each row.
-    values: N, compared with those of the same owner alone.
+    values: N, compared only with those of the same owner.
 
   Returns: `[N]` int32 in [0, number of that owner's distinct values).
   """
@@ -110,6 +111,19 @@ def require(rows: Rows, field: str) -> jax.Array:
       f'Rows.{field}, or choose another estimator.'
     )
   return value
+
+
+def assert_shapes(rows: Rows) -> None:
+  """Asserts the shapes that `Rows` states; costs nothing once traced.
+
+  Raises:
+    AssertionError: a field has another shape.
+  """
+  size = rows.mask.size
+  fields = [x for n, x in vars(rows).items() if n != 'scores' and x is not None]
+  chex.assert_shape(fields, (size,))
+  if rows.scores is not None:
+    chex.assert_shape(rows.scores, (size, None))
 
 
 def check(rows: Rows) -> None:

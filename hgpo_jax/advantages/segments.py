@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import Literal
 
+import chex
 import jax
 import jax.numpy as jnp
 from flax import struct
@@ -19,52 +20,6 @@ Std = Literal['sample', 'population']
 DDOF: dict[str, int] = {'sample': 1, 'population': 0}
 
 
-def lexical_order(columns: jax.Array) -> jax.Array:
-  """Sorts rows by their first column, then by their second, and so on.
-
-  A radix sort. All columns of a row, each as wide as its largest entry needs,
-  make one long number; each pass sorts by some bits of it, the lowest first.
-  A pass packs those bits and the row's position into one uint32, which makes it
-  stable: XLA's CPU sort of a single array is several times faster than one that
-  carries a payload or compares many keys. Few distinct values mean few passes,
-  and rows that are in order already, as a trainer's are, need none.
-
-  Args:
-    columns: `[C, N]` int32, at least -1.
-
-  Returns: `[N]` int32, the row at each place of the sorted sequence.
-  """
-  size = columns.shape[1]
-  place_bits = (size - 1).bit_length()
-  digit_bits = 32 - place_bits
-  keys = (columns + 1).astype(jnp.uint32)
-  widths = 32 - lax.clz(keys.max(axis=1)).astype(jnp.int32)  # [C], in bits
-  starts = jnp.cumsum(widths[::-1])[::-1] - widths  # of each column's bits
-  place = jnp.arange(size, dtype=jnp.uint32)
-
-  def one_pass(digit: jax.Array, order: jax.Array) -> jax.Array:
-    shift = (starts - digit * digit_bits)[:, None]
-    moved = keys << jnp.clip(shift, 0, 31).astype(jnp.uint32)
-    moved = moved >> jnp.clip(-shift, 0, 31).astype(jnp.uint32)
-    # Packing drops what lies above the digit.
-    bits = lax.reduce_or(moved, axes=(0,))[order]
-    packed = jnp.sort((bits << place_bits) | place)
-    return order[packed & (2**place_bits - 1)]
-
-  passes = -(-widths.sum() // digit_bits)
-  passes = jnp.where(_in_order(columns), 0, passes)
-  return lax.fori_loop(0, passes, one_pass, place.astype(jnp.int32))
-
-
-def _in_order(columns: jax.Array) -> jax.Array:
-  """Whether no row comes before the one above it, `[]` bool."""
-  in_order = jnp.ones(columns.shape[1] - 1, bool)
-  for column in columns[::-1]:
-    above, row = column[:-1], column[1:]
-    in_order = (above < row) | (above == row) & in_order
-  return in_order.all()
-
-
 def episode_order(
   traj: jax.Array, turn: jax.Array, mask: jax.Array
 ) -> jax.Array:
@@ -73,11 +28,12 @@ def episode_order(
   Args:
     traj, turn, mask: `[N]`, as in `Rows`; rows in any order.
 
-  Returns: `[N]` int32, as from `lexical_order`.
+  Returns: `[N]` int32, the row at each place of the sorted sequence.
   """
+  chex.assert_shape([traj, turn, mask], (mask.size,))
   last = jnp.max(traj, where=mask, initial=-1) + 1
   traj, turn = jnp.where(mask, traj, last), jnp.where(mask, turn, 0)
-  return lexical_order(jnp.stack([traj, turn]))
+  return jnp.lexsort((turn, traj))
 
 
 def prefix_ids(columns: jax.Array) -> jax.Array:
@@ -87,10 +43,15 @@ def prefix_ids(columns: jax.Array) -> jax.Array:
     columns: `[C, N]` int32, at least -1; -1 where the key has ended.
 
   Returns: `[C, N]` int32. Entry [c, n] is the id, dense in [0, groups), that
-    row n shares with just the rows of equal columns 0..c; -1 where one of these
-    columns is -1.
+    row n shares with exactly the rows of equal columns 0..c; -1 where
+    one of these columns is -1.
   """
-  order = lexical_order(columns)
+  chex.assert_rank(columns, 2)
+  # A radix sort of packed columns takes less time (1.2 ms instead of 4.5 ms at
+  # 6,400 rows, K = 4, on two CPU cores), which an update dwarfs. From 6,400 to
+  # 819,200 rows the time of HGPO grows 1.02 times as n log n, with the radix
+  # sort 1.57 times.
+  order = jnp.lexsort(columns[::-1])
 
   def one_column(
     known: tuple[jax.Array, jax.Array], column: jax.Array
@@ -110,7 +71,7 @@ def prefix_ids(columns: jax.Array) -> jax.Array:
 
 @struct.dataclass
 class Moments:
-  """What each row knows about its group; all `[N]`, 0 or False without one.
+  """Statistics of each row's group; all `[N]`, 0 or False without one.
 
   Attributes:
     count: number of members that count.
@@ -149,6 +110,8 @@ def group_moments(
     counted: `[N]` bool, the rows whose values make the moments (every grouped
       row if None). The other rows of the group are measured against them.
   """
+  chex.assert_rank(ids, 1)
+  chex.assert_equal_shape([values, ids])
   size = ids.shape[0]
   grouped = ids >= 0
   counted = grouped if counted is None else grouped & counted
@@ -188,8 +151,9 @@ def batch_moments(
   Args:
     values: `[N]` float, or of any shape, which the result then has.
     mask: bool of that shape, False on padding.
-    counted: likewise, the values that make the moments (all if None).
+    counted: bool of that shape, the values that make the moments (all if None).
   """
+  chex.assert_equal_shape([values, mask])
   counted = mask if counted is None else mask & counted
   values = jnp.where(mask, values, 0).astype(jnp.float32)
   frozen = lax.stop_gradient(values)
@@ -222,6 +186,7 @@ def lower_median(
   Returns: `[N]`; 0 for a row without a group. Without a counted value the
     result means nothing.
   """
+  chex.assert_shape([values, ids, counted], (ids.size,))
   size = ids.shape[0]
   counted = counted & (ids >= 0)
   values = jnp.where(counted, values, 0)

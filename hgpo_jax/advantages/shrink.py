@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from hgpo_jax.advantages import grouping, segments
-from hgpo_jax.advantages.rows import Rows
+from hgpo_jax.advantages.rows import Rows, assert_shapes
 
 
 def hgpo_shrink(
@@ -23,8 +23,8 @@ def hgpo_shrink(
 
   A row's groups are nested, G_0 > G_1 > ... > G_K: ever longer shared
   histories. The longer the history, the better its mean fits the row and the
-  fewer returns it is made of. HGPO (https://arxiv.org/abs/2602.22817) settles
-  this by weights (k + 1)^alpha for all rows alike; here they follow from group
+  fewer returns it is made of. HGPO (https://arxiv.org/abs/2602.22817) uses
+  the same weights (k + 1)^alpha for all rows; here they follow from group
   sizes and measured spreads. Nothing is tuned. The model:
 
     theta_k = theta_{k-1} + delta_k,  delta_k ~ N(0, tau_k^2),  theta_0 flat,
@@ -48,7 +48,7 @@ def hgpo_shrink(
   their precisions; the plain mean is the same where they are equally large.
   The row's own return is in m_k: it is data on theta_K like any other.
 
-  As in HGPO, a level has a say only where its group's returns differ; else
+  As in HGPO, a level counts only where its group's returns differ; else
   B_k = 0. The model would let a context that was met once take a part of the
   advantage away, and one could leave a row's whole episode out of its means.
   Both were farther from the true advantages in trials with the cells of
@@ -66,7 +66,7 @@ def hgpo_shrink(
 
   sigma_k^2 is the next level's mean square rather than the plain variance
   inside G_k: members that share a longer context move together, and in a
-  balanced tree just this ratio to n_k is the variance of m_k. Rows without a
+  balanced tree exactly this over n_k is the variance of m_k. Rows without a
   level k are left out of its sums. Where f_{k+1} = 0 (no context splits
   further), sigma_k^2 is the variance inside G_k after all.
 
@@ -84,6 +84,7 @@ def hgpo_shrink(
   Raises:
     ValueError: an option has an unknown name.
   """
+  assert_shapes(rows)
   groups = grouping.context_ids(rows, depth=depth, contexts=contexts)
   levels = jax.vmap(segments.group_moments, (None, 0))(rows.returns, groups)
   advantages = levels.centred[0]

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from hgpo_jax.advantages import episode, grouping, segments
-from hgpo_jax.advantages.rows import Rows
+from hgpo_jax.advantages.rows import Rows, assert_shapes
 
 Weighting = Literal['paper', 'released']
 
@@ -40,12 +40,13 @@ def gigpo(
     rows: the batch.
     weight: of the step term.
     normalisation: 'mean' or 'mean_std', of both terms.
-    count: who makes the mean of A_E; see `episode.grpo`.
+    count: which rows make the mean of A_E; see `episode.grpo`.
     eps: floor of the spread, in reward units.
 
   Returns: `[N]` float32; exactly 0 on padding, and each term exactly 0 in a
     group without spread.
   """
+  assert_shapes(rows)
   of_episode = episode.grpo(
     rows, normalisation=normalisation, count=count, eps=eps
   )
@@ -90,19 +91,20 @@ def hgpo(
       denominator (their WebShop).
     skip_zero: also leaves out a level in which this row's own a_k is 0, as the
       released code does. It makes A jump where a row crosses its group's mean,
-      and whether a_k is exactly 0 may hang on rounding.
+      and whether a_k is exactly 0 may depend on rounding.
     base_group: adds a level of weight 1 with the episode's advantage, by
       `episode.grpo` with this normalisation.
     eps: floor of the spread, in reward units.
 
   Departure from the released code: there, rounding in the mean of equal returns
   leaves noise that the division by eps blows up to advantages of order 1; here
-  such a group has no say, exactly.
+  such a group counts for nothing, exactly.
 
   Returns: `[N]` float32; exactly 0 on padding and where no level counts.
   Raises:
     ValueError: an option has an unknown name.
   """
+  assert_shapes(rows)
   if weighting not in _OFFSET:
     raise ValueError(f'Got weighting={weighting!r}, expected {[*_OFFSET]}.')
   levels = grouping.context_ids(
@@ -147,7 +149,7 @@ def turn_index(
   Args:
     rows: the batch.
     normalisation: 'mean' or 'mean_std', of both terms.
-    count: who makes the mean of A_traj; see `episode.grpo`.
+    count: which rows make the mean of A_traj; see `episode.grpo`.
     singleton: what a group of one gets, in both terms: 'zero', or 'raw' for its
       own return, as released; the longest episode's last turns often have it.
     eps: floor of the spread, in reward units.
@@ -155,6 +157,7 @@ def turn_index(
   Returns: `[N]` float32; exactly 0 on padding, and each term exactly 0 in a
     group of several without spread.
   """
+  assert_shapes(rows)
   of_episode = episode.grpo(
     rows,
     normalisation=normalisation,
@@ -185,7 +188,7 @@ def salt(
   keep their sign. After SALT (https://arxiv.org/abs/2510.20022), in the form in
   which later papers restate it.
 
-  The last turn of an episode has no o_{t+1}. There an end stands for it, which
+  The last turn of an episode has no o_{t+1}. It is replaced by an end, which
   two episodes share where their outcomes are equal; without outcomes, where
   their last returns are (the last reward, less the penalty of an invalid
   reply). So a step that won is never one edge with the same step that lost.
@@ -194,11 +197,12 @@ def salt(
     rows: the batch; `outcome` is read where there is one.
     normalisation: of A_traj, as in `episode.grpo`. RLOO's is that of 'mean'
       times n / (n - 1).
-    count: who makes the mean of A_traj; see `episode.grpo`.
+    count: which rows make the mean of A_traj; see `episode.grpo`.
     eps: floor of the spread, in reward units.
 
   Returns: `[N]` float32; exactly 0 on padding and in a task without spread.
   """
+  assert_shapes(rows)
   of_episode = episode.grpo(
     rows, normalisation=normalisation, count=count, eps=eps
   )

@@ -1,7 +1,9 @@
-"""Estimators that remember: state goes in and comes back, beside advantages.
+"""Estimators with a state, which goes in and comes back with the advantages.
 
 They judge episodes, not rows, by what earlier iterations saw; the caller gives
-each episode's advantage to all of its rows.
+each episode's advantage to all of its rows. Axes: G groups (bundles of RiskPO,
+or prompts with one episode each), I questions of a bundle, J responses to a
+question, P prompts that are tracked.
 """
 
 from __future__ import annotations
@@ -9,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, Literal
 
+import chex
 import jax
 import jax.numpy as jnp
 from flax import struct
@@ -47,7 +50,7 @@ def risk_po(
   normalise: bool = False,
   eps: float = 1e-6,
 ) -> tuple[jax.Array, Quantiles]:
-  """Judges a paper by how its score lies between two quantiles.
+  """Scores a paper by where its score lies between two quantiles.
 
     A_rvar = ((S - q_d)+ - (S - q_u)+ + [natural] (q_d - q_u)) / (a_u - a_d)
     A_cvar = -(q_d - S)+ / a_d
@@ -59,7 +62,7 @@ def risk_po(
   question, and S is the sum of their rewards.
 
   Args:
-    scores: `[M, J]` float, S of M bundles with J papers each.
+    scores: `[G, J]` float, S of G bundles with J papers each.
     state: the quantiles before this batch.
     levels: a_d and a_u; (0.2, 0.8) for hard questions, (0.2, 0.9) for easy
       ones.
@@ -73,14 +76,16 @@ def risk_po(
       they are all equal, ours).
     eps: added to that deviation, in score units.
 
-  Returns: `[M, J]` float32 advantages, and the state for the next batch.
+  Returns: `[G, J]` float32 advantages, and the state for the next batch.
   Raises:
     ValueError: the source has another name.
   """
+  chex.assert_rank(scores, 2)
+  chex.assert_rank([state.low, state.high], 0)
   low, high = state.low, state.high
   if source == 'mix':
     own = jnp.quantile(scores, jnp.asarray(levels), axis=1)[..., None]
-    low, high = (low + own[0]) / 2, (high + own[1]) / 2  # [M, 1]
+    low, high = (low + own[0]) / 2, (high + own[1]) / 2  # [G, 1]
   elif source != 'track':
     raise ValueError(f"Got source={source!r}, expected 'mix' or 'track'.")
   above = jnp.maximum(scores - low, 0) - jnp.maximum(scores - high, 0)
@@ -107,18 +112,20 @@ def share_credit(
   """Gives the responses of a paper their parts of its advantage; see `risk_po`.
 
   Args:
-    advantages: `[M, J]` float, of the papers.
-    rewards: `[M, Q, J]` float, of response j to each of the bundle's questions.
+    advantages: `[G, J]` float, of the papers.
+    rewards: `[G, I, J]` float, of response j to each question of the bundle.
     credit: 'uniform', the paper's own; 'std', that over the sample deviation of
       the question's rewards (over 1 where it is at most 1e-3); 'sum_mean', in
       proportion to r - mean of the question, or in equal parts where the sum of
       these is 0 (up to 1e-6).
     eps: added to the deviation, in reward units.
 
-  Returns: `[M, Q, J]` float32.
+  Returns: `[G, I, J]` float32.
   Raises:
     ValueError: the credit has another name.
   """
+  chex.assert_rank(rewards, 3)
+  chex.assert_shape(advantages, rewards.shape[::2])
   paper = jnp.broadcast_to(advantages[:, None], rewards.shape)
   if credit == 'uniform':
     return paper
@@ -198,11 +205,11 @@ def single_stream(
   groups, so no group without spread, and no waiting for a group's last episode.
 
   Args:
-    rewards: `[M]` float in [0, 1].
-    prompts: `[M]` int in [0, P), none of them twice.
-    drift: `[M]` float, D: the mean absolute change of the log-probs of the
+    rewards: `[G]` float in [0, 1].
+    prompts: `[G]` int in [0, P), none of them twice.
+    drift: `[G]` float, D: the mean absolute change of the log-probs of the
       prompt's previous response, in nats.
-    mask: `[M]` bool, False on padding.
+    mask: `[G]` bool, False on padding.
     state: of all prompts, v = alpha / (alpha + beta) is from before the update.
     half_drift: the D at which half of the past is forgotten, in nats.
     memory: least and largest share of the past that is kept.
@@ -210,9 +217,11 @@ def single_stream(
     std: 'sample' (n - 1) or 'population' (n).
     eps: floor of the deviation.
 
-  Returns: `[M]` float32 advantages, 0 on padding and in a batch without spread
+  Returns: `[G]` float32 advantages, 0 on padding and in a batch without spread
     of a; and the new state.
   """
+  chex.assert_shape([rewards, prompts, drift, mask], (mask.size,))
+  chex.assert_rank([state.alpha, state.beta], 1)
   gap = rewards - state.rate[prompts]
   moments = segments.batch_moments(gap, mask)
   kept = jnp.clip(2 ** (-drift / half_drift), *memory)

@@ -1,4 +1,4 @@
-"""Losses: pure functions of token log-probs `[B, L]`; no model, no env.
+"""Losses: pure functions of token log-probs `[N, R]`; no model, no env.
 
 A new surrogate that needs no more than log-probs, advantages and a mask is a
 function `fn(log_probs, old_log_probs, advantages, mask, **options)`, an entry
@@ -10,13 +10,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from hgpo_jax.losses import dcpo, kpo, policy, sequence, soft
+from hgpo_jax.losses import dcpo, policy, sequence, soft
 
 SURROGATES: dict[str, Callable[..., policy.Surrogate]] = {
   'clipped': policy.clipped_surrogate,
   'gspo': sequence.gspo,
   'gmpo': sequence.gmpo,
-  'kpo': kpo.kpo,
+  'kpo': sequence.kpo,
   'dcpo': dcpo.dcpo,
   'cispo': soft.cispo,
   'sapo': soft.sapo,

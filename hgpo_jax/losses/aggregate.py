@@ -1,4 +1,4 @@
-"""Token values `[B, L]` -> one number, by the mean of your choice.
+"""Token values `[N, R]` -> one number, by a choice of means.
 
 A batch may be cut into micro-batches or shards. Each passes the `denominator`
 of the *whole* global batch, and the parts' results then add up to exactly the
@@ -10,17 +10,20 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable
 
+import chex
 import jax
 import jax.numpy as jnp
 
 
 def count_tokens(mask: jax.Array) -> jax.Array:
   """Number of tokens, float32 scalar: the denominator of `token_mean`."""
+  chex.assert_rank(mask, 2)
   return mask.astype(jnp.float32).sum()
 
 
 def count_rows(mask: jax.Array) -> jax.Array:
   """Number of rows with a token, float32: the denominator of the row means."""
+  chex.assert_rank(mask, 2)
   return mask.astype(bool).any(axis=1).astype(jnp.float32).sum()
 
 
@@ -30,12 +33,14 @@ def token_mean(
   """Mean over all tokens; a long reply weighs more.
 
   Args:
-    values: `[B, L]` float; finite on padding if it is to be differentiated.
-    mask: `[B, L]` bool or 0/1, which tokens count.
+    values: `[N, R]` float; finite on padding if it is to be differentiated.
+    mask: `[N, R]` bool or 0/1, which tokens count.
     denominator: `count_tokens` of the whole batch; of this one if None.
 
   Returns: float32 scalar; 0 where there is no token.
   """
+  chex.assert_rank(mask, 2)
+  chex.assert_equal_shape([values, mask])
   return _divide(_row_sums(values, mask).sum(), denominator, count_tokens(mask))
 
 
@@ -46,6 +51,8 @@ def row_mean_of_token_means(
 
   Arguments as in `token_mean`, with `count_rows` for the denominator.
   """
+  chex.assert_rank(mask, 2)
+  chex.assert_equal_shape([values, mask])
   lengths = jnp.maximum(mask.astype(jnp.float32).sum(axis=1), 1)
   total = (_row_sums(values, mask) / lengths).sum()
   return _divide(total, denominator, count_rows(mask))
@@ -54,10 +61,12 @@ def row_mean_of_token_means(
 def row_mean_of_token_sums(
   values: jax.Array, mask: jax.Array, denominator: jax.Array | None = None
 ) -> jax.Array:
-  """Mean over rows of each row's sum: the sequence's log-prob, as it were.
+  """Mean over rows of each row's sum, as of a sequence's log-prob.
 
   Arguments as in `token_mean`, with `count_rows` for the denominator.
   """
+  chex.assert_rank(mask, 2)
+  chex.assert_equal_shape([values, mask])
   return _divide(_row_sums(values, mask).sum(), denominator, count_rows(mask))
 
 
@@ -74,9 +83,11 @@ def row_mean_of_scaled_sums(
 
   Args:
     values, mask, denominator: as in `token_mean`, with `count_rows`.
-    length: the constant, in tokens; L if None. Give it where L differs between
+    length: the constant, in tokens; R if None. Give it where R differs between
       the parts of a batch.
   """
+  chex.assert_rank(mask, 2)
+  chex.assert_equal_shape([values, mask])
   scale = values.shape[1] if length is None else length
   return row_mean_of_token_sums(values, mask, denominator) / scale
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -19,7 +20,7 @@ class Bounds(NamedTuple):
 
 
 class Masses(NamedTuple):
-  """What positives and negatives add up to under each candidate, `[S]`.
+  """Sums over positives and over negatives under each candidate, `[S]`.
 
   The masses of micro-batches add up to those of the whole batch.
   """
@@ -46,6 +47,8 @@ def bapo(
       `policy.clipped_surrogate`.
     bounds: two scalars, of the ratio itself.
   """
+  policy.assert_shapes(log_probs, old_log_probs, advantages, mask)
+  chex.assert_rank(bounds, 0)
   return policy.clip_between(
     jnp.exp(policy.log_ratios(log_probs, old_log_probs, mask)),
     policy.per_token(advantages, mask),
@@ -85,7 +88,7 @@ def masses(
   mask: jax.Array,
   tried: Bounds,
 ) -> Masses:
-  """Sums of what tokens pull with under each pair of bounds.
+  """Sums of weighted advantages under each pair of bounds.
 
     P = sum_{A > 0} A min(rho, high),  M = sum_{A < 0} |A| max(rho, low)
 
@@ -94,6 +97,8 @@ def masses(
       `policy.clipped_surrogate`; nothing is differentiated.
     tried: `[S]`, see `candidates`.
   """
+  policy.assert_shapes(log_probs, old_log_probs, advantages, mask)
+  chex.assert_rank(tried, 1)
   ratio = jnp.exp(policy.log_ratios(log_probs, old_log_probs, mask))
   ratio = jax.lax.stop_gradient(ratio)
   advantages = policy.per_token(advantages, mask)
@@ -108,14 +113,16 @@ def first_hit(found: Masses, tried: Bounds, *, target: float = 1.0) -> Bounds:
   """The first bounds with P / M >= target; the last ones if there are none.
 
   Raising low can only raise M, so once the first bounds miss, low goes all the
-  way up and it is high that reaches the target: so it is in the released code,
-  and so it is here.
+  way up and it is high that reaches the target: as in the
+  released code.
 
   Args:
     found: `[S]`, of the whole batch.
     tried: `[S]`, what they were found with.
     target: P over M.
   """
+  chex.assert_rank([*found, *tried], 1)
+  chex.assert_equal_shape([*found, *tried])
   hit = found.positive >= target * found.negative
   place = jnp.where(hit.any(), jnp.argmax(hit), hit.size - 1)
   return Bounds(tried.low[place], tried.high[place])

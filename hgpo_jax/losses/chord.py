@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+import chex
 import jax
 import jax.numpy as jnp
 
@@ -21,7 +22,9 @@ class Counts(NamedTuple):
 
 
 def count(expert: jax.Array, mask: jax.Array) -> Counts:
-  """Counts the tokens of `expert [B]` rows, and of the others."""
+  """Counts the tokens of `expert [N]` rows, and of the others."""
+  chex.assert_rank(mask, 2)
+  chex.assert_shape(expert, mask.shape[:1])
   own, shown = _split(expert, mask)
   return Counts(aggregate.count_tokens(own), aggregate.count_tokens(shown))
 
@@ -39,15 +42,18 @@ def chord(
     L = (1 - mu) mean_own(l) + mu mean_expert(l_sft)
 
   Args:
-    policy_loss: `[B, L]`, a surrogate's; finite on expert rows, not used.
-    imitation_loss: `[B, L]`, `nll` or `weighted_nll`; used on expert rows.
-    expert: `[B]` bool, rows that an expert wrote.
-    mask: `[B, L]`.
+    policy_loss: `[N, R]`, a surrogate's; finite on expert rows, not used.
+    imitation_loss: `[N, R]`, `nll` or `weighted_nll`; used on expert rows.
+    expert: `[N]` bool, rows that an expert wrote.
+    mask: `[N, R]`.
     mu: weight of imitation, see `mu_schedule`.
     counts: of the whole batch; of this one if None.
 
   Returns: float32 scalar.
   """
+  chex.assert_rank(mask, 2)
+  chex.assert_equal_shape([policy_loss, imitation_loss, mask])
+  chex.assert_shape(expert, mask.shape[:1])
   counts = count(expert, mask) if counts is None else counts
   own, shown = _split(expert, mask)
   reinforced = aggregate.token_mean(policy_loss, own, counts.own)
@@ -56,14 +62,15 @@ def chord(
 
 
 def nll(log_probs: jax.Array) -> jax.Array:
-  """-log p, per token."""
+  """-log p, of any shape."""
   return -log_probs
 
 
 def weighted_nll(log_probs: jax.Array) -> jax.Array:
-  """-sg(p (1 - p)) log p: weighs most what the policy is undecided about.
+  """-sg(p (1 - p)) log p: largest where p is 1/2.
 
-  The paper's phi: neither what it knows already nor what would upset it.
+  The paper's phi: small for tokens that the policy knows, and for tokens that
+  it finds very unlikely. Of any shape.
   """
   p = jnp.exp(jax.lax.stop_gradient(log_probs))
   return -p * (1 - p) * log_probs
@@ -83,7 +90,7 @@ def mu_schedule(
   at mu = 0.1 with `weighted_nll`.
 
   Args:
-    step: updates done.
+    step: updates done, of any shape.
     warmup, decay: updates that each part takes.
     peak, valley: weights in [0, 1].
   """
@@ -95,6 +102,6 @@ def mu_schedule(
 
 
 def _split(expert: jax.Array, mask: jax.Array) -> tuple[jax.Array, jax.Array]:
-  """Masks `[B, L]` of own and of expert tokens."""
+  """Masks `[N, R]` of own and of expert tokens."""
   real, expert = mask.astype(bool), expert.astype(bool)[:, None]
   return real & ~expert, real & expert

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import chex
 import jax
 
 from hgpo_jax.losses import policy
@@ -28,11 +29,13 @@ def copo(
   Args:
     log_probs, old_log_probs, mask, clip_low, clip_high: as in
       `policy.clipped_surrogate`.
-    local, across: `[B]`, both advantages of a reply.
-    weight: `[B]` in [0, 1], of the local one; a constant.
+    local, across: `[N]`, both advantages of a reply.
+    weight: `[N]` in [0, 1], of the local one; a constant.
 
   Returns: every field mixed, the clip marks too.
   """
+  policy.assert_shapes(log_probs, old_log_probs, local, mask)
+  chex.assert_shape([local, across, weight], mask.shape[:1])
   weight = policy.per_token(weight, mask)
   first, second = (
     policy.clipped_surrogate(

@@ -22,12 +22,13 @@ def token_covariances(
     c_t = (lp_t - mean lp) (A_t - mean A)
 
   Args:
-    log_probs: `[B, L]`; a constant.
-    advantages: `[B]` or `[B, L]`.
-    mask: `[B, L]`, over which the means are taken.
+    log_probs: `[N, R]`; a constant.
+    advantages: `[N]` or `[N, R]`.
+    mask: `[N, R]`, over which the means are taken.
 
-  Returns: `[B, L]`; 0 on padding.
+  Returns: `[N, R]`; 0 on padding.
   """
+  policy.assert_shapes(log_probs, log_probs, advantages, mask)
   count = jnp.maximum(mask.astype(jnp.float32).sum(), 1)
 
   def centred(values: jax.Array) -> jax.Array:
@@ -58,6 +59,7 @@ def kl_cov(
 
   Returns: the loss; `clipped` marks the tokens that were held back.
   """
+  policy.assert_shapes(log_probs, old_log_probs, advantages, mask)
   log_ratio = policy.log_ratios(log_probs, old_log_probs, mask)
   covariances = token_covariances(log_probs, advantages, mask)
   held = _largest(covariances, mask.astype(bool), _count(mask, share))
@@ -92,6 +94,7 @@ def clip_cov(
 
   Returns: the loss, 0 and `clipped` for the chosen tokens.
   """
+  policy.assert_shapes(log_probs, old_log_probs, advantages, mask)
   plain = policy.clipped_surrogate(
     log_probs,
     old_log_probs,
@@ -104,8 +107,8 @@ def clip_cov(
   covariances = token_covariances(log_probs, advantages, mask)
   inside = (covariances > band[0]) & (covariances < band[1])
   eligible = inside & mask.astype(bool) & (plain.clipped == 0)
-  lots = jax.random.uniform(key, covariances.shape)
-  chosen = _largest(lots, eligible, _count(mask, share))
+  draws = jax.random.uniform(key, covariances.shape)
+  chosen = _largest(draws, eligible, _count(mask, share))
   return plain._replace(
     loss=jnp.where(chosen, 0, plain.loss),
     clipped=jnp.where(chosen, 1, plain.clipped),

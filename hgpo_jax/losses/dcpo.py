@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
+import chex
 import jax
 import jax.numpy as jnp
 from flax import struct
@@ -32,6 +33,7 @@ def dcpo(
     clip_low, clip_high: see `bounds`.
     dual_clip: of negative advantages, and the highest bound.
   """
+  policy.assert_shapes(log_probs, old_log_probs, advantages, mask)
   ratio = jnp.exp(policy.log_ratios(log_probs, old_log_probs, mask))
   old = jnp.where(mask.astype(bool), old_log_probs, 0)
   low, high = bounds(
@@ -114,6 +116,8 @@ def smooth_advantages(
   Returns: advantages `[G, n]`, and the memory with these groups in it. A group
     without spread still teaches, unless the prompt never showed any.
   """
+  chex.assert_rank(rewards, 2)
+  chex.assert_shape(index, rewards.shape[:1])
   visit = prompts.visits[index] + 1  # [G]
   share = (1 / visit)[:, None].astype(jnp.float32)
   mean, variance = _moments(rewards.astype(jnp.float32), std)

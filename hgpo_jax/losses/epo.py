@@ -4,14 +4,15 @@ https://arxiv.org/abs/2509.22576. Per token, the loss gets
 
   -c (H - w pen(H, usual)),  usual = mean entropy at that environment step
 
-where w is `window_weight` of the progress and c a small coefficient. Axes: B
-rows, L tokens, T environment steps of an episode.
+where w is `window_weight` of the progress and c a small coefficient. Axes: N
+turns, R reply tokens, E environment steps of an episode.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 
+import chex
 import jax
 import jax.numpy as jnp
 from flax import struct
@@ -20,26 +21,30 @@ from flax import struct
 def bonus(
   entropy: jax.Array, penalty: jax.Array, *, weight: jax.Array | float = 1.0
 ) -> jax.Array:
-  """H - weight * penalty, `[B, L]`: its mean, times c, leaves the loss."""
+  """H - weight * penalty, `[N, R]`: its mean, times c, leaves the loss."""
+  chex.assert_rank(entropy, 2)
+  chex.assert_equal_shape([entropy, penalty])
   return entropy - weight * penalty
 
 
 def hinge(
   entropy: jax.Array, usual: jax.Array, *, low: float = 0.0, high: float = 2.0
 ) -> jax.Array:
-  """How far the entropy lies outside the window: the form with a gradient.
+  """Distance of the entropy from the window, with a gradient.
 
     pen = relu(H - high usual) + relu(low usual - H)
 
   Ours: the paper's penalty is a constant, see `released`.
 
   Args:
-    entropy: `[B, L]` in nats, differentiable.
-    usual: `[B]` in nats; 0 where there is none yet, and then no window.
+    entropy: `[N, R]` in nats, differentiable.
+    usual: `[N]` in nats; 0 where there is none yet, and then no window.
     low, high: ends of the window, in units of `usual`.
 
-  Returns: `[B, L]` in nats.
+  Returns: `[N, R]` in nats.
   """
+  chex.assert_rank(entropy, 2)
+  chex.assert_shape(usual, entropy.shape[:1])
   usual = usual[:, None]
   above = jax.nn.relu(entropy - high * usual)
   below = jax.nn.relu(low * usual - entropy)
@@ -63,6 +68,8 @@ def released(
     entropy, usual, low, high: as in `hinge`.
     size: 0.1 for ALFWorld, 0.05 for ScienceWorld.
   """
+  chex.assert_rank(entropy, 2)
+  chex.assert_shape(usual, entropy.shape[:1])
   usual = usual[:, None]
   inside = (entropy > low * usual) & (entropy < high * usual)
   return jnp.where(inside | (usual <= 0), 0, size).astype(entropy.dtype)
@@ -82,7 +89,7 @@ def window_weight(progress: jax.Array | float) -> jax.Array:
   where x runs from 0 to 1 in each half. From 0.827 it drops to 0.8.
 
   Args:
-    progress: share of the run that is done, in [0, 1].
+    progress: share of the run that is done, in [0, 1]; of any shape.
   """
   x = 2 * jnp.asarray(progress, jnp.float32)
   early = 1 - 0.2 * (1 - jnp.exp(-2 * x))
@@ -94,8 +101,8 @@ class History:
   """Mean entropy per environment step, over the iterations so far.
 
   Attributes:
-    mean: `[T]` float32, in nats.
-    iterations: `[T]` int32, in how many the step was reached.
+    mean: `[E]` float32, in nats.
+    iterations: `[E]` int32, in how many the step was reached.
   """
 
   mean: jax.Array
@@ -114,10 +121,13 @@ def remember(
 
   Args:
     history: before it.
-    entropy: `[B, L]` in nats, of all turns of the iteration.
-    mask: `[B, L]`.
-    step: `[B]` int32 in [0, T), the environment step of each row.
+    entropy: `[N, R]` in nats, of all turns of the iteration.
+    mask: `[N, R]`.
+    step: `[N]` int32 in [0, E), the environment step of each row.
   """
+  chex.assert_rank(mask, 2)
+  chex.assert_equal_shape([entropy, mask])
+  chex.assert_shape(step, mask.shape[:1])
   real = mask.astype(bool)
   steps = history.mean.shape[0]
 
@@ -136,13 +146,14 @@ def remember(
 def usual_entropy(
   history: History, step: jax.Array, *, first: int = 0
 ) -> jax.Array:
-  """What `hinge` compares with: `[B]` in nats, 0 where there is no window.
+  """What `hinge` compares with: `[N]` in nats, 0 where there is no window.
 
   Args:
     history: of earlier iterations.
-    step: `[B]` int32, the environment step of each row.
+    step: `[N]` int32, the environment step of each row.
     first: earlier steps have no window. The released code opens it for whole
       micro-batches, if any of their rows has reached half of the step limit;
       by row, how turns were packed does not matter.
   """
+  chex.assert_rank([history.mean, step], 1)
   return jnp.where(step >= first, history.mean[step], 0)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+import chex
 import jax
 import jax.numpy as jnp
 
@@ -43,8 +44,10 @@ def hapo(
   Args:
     log_probs, old_log_probs, advantages, mask, clip_low, clip_high, dual_clip:
       as in `policy.clipped_surrogate`.
-    scores: `[B, L]`, see `entropy_scores`; constants.
+    scores: `[N, R]`, see `entropy_scores`; constants.
   """
+  policy.assert_shapes(log_probs, old_log_probs, advantages, mask)
+  chex.assert_equal_shape([scores, mask])
   scores = policy.per_token(scores, mask)
   ratio = jnp.exp(policy.log_ratios(log_probs, old_log_probs, mask))
   low, high = adaptive_bounds(scores, clip_low=clip_low, clip_high=clip_high)
@@ -64,10 +67,12 @@ def entropy_scale(
   """Measures the token entropies of a whole batch.
 
   Args:
-    entropy: `[B, L]` in nats, of the policy that sampled.
-    mask: `[B, L]`.
+    entropy: `[N, R]` in nats, of the policy that sampled.
+    mask: `[N, R]`.
     quantile: share of tokens below the pivot, which is one of them.
   """
+  chex.assert_rank(mask, 2)
+  chex.assert_equal_shape([entropy, mask])
   real = mask.astype(bool)
   logs = _log_entropy(entropy, real)
   last = jnp.maximum(real.sum() - 1, 0)
@@ -88,9 +93,11 @@ def entropy_scores(
   its negative part by min h, which makes every score positive; this is the
   form that was meant.
 
-  Returns: `[B, L]`; 0 at the pivot and on padding. Tokens outside the batch
+  Returns: `[N, R]`; 0 at the pivot and on padding. Tokens outside the batch
     that was measured score at most 1, at least -1.
   """
+  chex.assert_rank(mask, 2)
+  chex.assert_equal_shape([entropy, mask])
   real = mask.astype(bool)
   h = jnp.where(real, _log_entropy(entropy, real) - scale.pivot, 0)
   size = jnp.where(h > 0, scale.top, scale.bottom)
@@ -103,7 +110,11 @@ def adaptive_bounds(
 ) -> tuple[jax.Array, jax.Array]:
   """Bounds of the ratio: uncertain tokens may rise further, sure ones fall.
 
-  low = 1 - clip_low (1 - min(h, 0)),  high = 1 + clip_high (1 + max(h, 0))
+    low = 1 - clip_low (1 - min(h, 0)),  high = 1 + clip_high (1 + max(h, 0))
+
+  Args:
+    scores: h, of any shape, which both results have.
+    clip_low, clip_high: half of the largest, and all of the least, distance.
   """
   low = 1 - clip_low * (1 - jnp.minimum(scores, 0))
   high = 1 + clip_high * (1 + jnp.maximum(scores, 0))
@@ -120,8 +131,9 @@ def redistributed(
 ) -> jax.Array:
   """Scales A by 1 + h, for h > 0 where the ratio has moved, else where not.
 
-  "Moved" is outside (1 - clip_low / 2, 1 + clip_high / 2). All are `[B, L]`.
+  "Moved" is outside (1 - clip_low / 2, 1 + clip_high / 2). All are `[N, R]`.
   """
+  chex.assert_equal_shape([advantages, scores, ratio])
   near = (ratio > 1 - clip_low / 2) & (ratio < 1 + clip_high / 2)
   scaled = jnp.where(scores > 0, ~near, near)
   return jnp.where(scaled, advantages * (1 + scores), advantages)
@@ -153,6 +165,7 @@ def token_group_advantages(
 
   Returns: `[N]`; 0 on padding and in a group without spread.
   """
+  chex.assert_shape([rewards, lengths, groups, fallback], (rewards.size,))
   size = rewards.shape[0]
   real = lengths > 0
   weight = jnp.where(real, lengths, 0).astype(jnp.float32)

@@ -1,6 +1,6 @@
 """Estimates of KL(policy || reference) from the policy's own tokens.
 
-All take `[B, L]` log-probs and return `[B, L]` float32, with
+All take `[N, R]` log-probs and return `[N, R]` float32, with
 d = reference_log_probs - log_probs, bounded to +-20. See J. Schulman,
 "Approximating KL divergence" (http://joschu.net/blog/kl-approx.html). The
 reference is a constant; as a loss, only the dependence of the estimate on
@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import chex
 import jax
 import jax.numpy as jnp
 
@@ -46,5 +47,7 @@ ESTIMATORS: dict[str, Callable[[jax.Array, jax.Array], jax.Array]] = {
 
 
 def _log_ratio(log_probs: jax.Array, reference: jax.Array) -> jax.Array:
+  chex.assert_rank(log_probs, 2)
+  chex.assert_equal_shape([log_probs, reference])
   d = jax.lax.stop_gradient(reference) - log_probs
   return jnp.clip(d.astype(jnp.float32), -_MAX_LOG_RATIO, _MAX_LOG_RATIO)

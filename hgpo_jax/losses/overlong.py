@@ -6,6 +6,7 @@ dual_clip=10, and `aggregate.token_mean`.
 
 from __future__ import annotations
 
+import chex
 import jax
 import jax.numpy as jnp
 
@@ -31,6 +32,7 @@ def overlong_penalty(
   Raises:
     ValueError: the buffer is not between 1 and `longest`.
   """
+  chex.assert_rank(lengths, 1)
   if not 0 < buffer <= longest:
     raise ValueError(
       f'Got buffer={buffer}, expected 1 to longest={longest} tokens.'

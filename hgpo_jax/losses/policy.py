@@ -1,6 +1,6 @@
 """The clipped surrogate, and the pieces that its relatives share.
 
-Everything is per token, `[B, L]` float32, and 0 on padding whatever the data
+Everything is per token, `[N, R]` float32, and 0 on padding, whatever the data
 holds there: padding is replaced before any arithmetic.
 """
 
@@ -8,24 +8,25 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+import chex
 import jax
 import jax.numpy as jnp
 from jax.lax import stop_gradient
 
-# exp(20) is still a small number in float32; a ratio past it carries no news.
+# exp(20) is still a small number in float32; larger ratios add nothing.
 _MAX_LOG_RATIO = 20.0
 # The bound of the public trainers where a ratio is of a whole reply.
 _MAX_LOG_RATIO_OF_REPLY = 10.0
 
 
 class Surrogate(NamedTuple):
-  """Per token, all `[B, L]`; `aggregate` turns each into one number.
+  """Per token, all `[N, R]`; `aggregate` turns each into one number.
 
   Attributes:
-    loss: float32, to be made small.
+    loss: float32, to be minimised.
     clipped: float32, 1 where the clip bound the ratio; its token mean is the
       clip fraction.
-    dual_clipped: float32, 1 where the bound of negative advantages did.
+    dual_clipped: float32, 1 where the bound of negative advantages was reached.
   """
 
   loss: jax.Array
@@ -43,7 +44,7 @@ def clipped_surrogate(
   clip_high: float = 0.2,
   dual_clip: float | None = 3.0,
 ) -> Surrogate:
-  """Policy-gradient loss that stops pulling once the policy has moved enough.
+  """Policy-gradient loss that is flat once the policy has moved enough.
 
     l = max(-A rho, -A clip(rho, 1 - clip_low, 1 + clip_high)),
     rho = exp(log_probs - old_log_probs);  where A < 0, l = min(l, -A dual_clip)
@@ -53,10 +54,10 @@ def clipped_surrogate(
   (https://arxiv.org/abs/2503.14476) sets clip_high=0.28, dual_clip=10.
 
   Args:
-    log_probs: `[B, L]` of the policy that learns.
-    old_log_probs: `[B, L]` of the policy that sampled; taken as constants.
-    advantages: `[B]`, or `[B, L]` if the tokens of a row differ; constants too.
-    mask: `[B, L]` bool or 0/1, which tokens are real.
+    log_probs: `[N, R]` of the policy that learns.
+    old_log_probs: `[N, R]` of the policy that sampled; taken as constants.
+    advantages: `[N]`, or `[N, R]` if the tokens of a row differ; constants too.
+    mask: `[N, R]` bool or 0/1, which tokens are real.
     clip_low, clip_high: how far the ratio may move down and up.
     dual_clip: above 1, bounds the loss of a token that became too likely;
       None leaves it out.
@@ -64,6 +65,7 @@ def clipped_surrogate(
   Raises:
     ValueError: dual_clip is 1 or less, which would cut the loss at ratio 1.
   """
+  assert_shapes(log_probs, old_log_probs, advantages, mask)
   ratio = jnp.exp(log_ratios(log_probs, old_log_probs, mask))
   return clip_between(
     ratio,
@@ -85,11 +87,13 @@ def clip_between(
   """The clipped loss of any ratio between any bounds; see `clipped_surrogate`.
 
   Args:
-    ratio: `[B, L]`, differentiable.
-    advantages: `[B, L]`.
-    low, high: bounds of the ratio, for all tokens or `[B, L]`.
+    ratio: `[N, R]`, differentiable.
+    advantages: `[N, R]`.
+    low, high: bounds of the ratio, for all tokens or `[N, R]`.
     dual_clip: as in `clipped_surrogate`.
   """
+  chex.assert_rank(ratio, 2)
+  chex.assert_equal_shape([ratio, advantages])
   if dual_clip is not None and dual_clip <= 1:
     raise ValueError(f'Got dual_clip={dual_clip}, expected None or above 1.')
   free, held = -advantages * ratio, -advantages * jnp.clip(ratio, low, high)
@@ -104,10 +108,29 @@ def clip_between(
   )
 
 
+def assert_shapes(
+  log_probs: jax.Array,
+  old_log_probs: jax.Array,
+  advantages: jax.Array,
+  mask: jax.Array,
+) -> None:
+  """Asserts the shapes that `clipped_surrogate` states for its arrays.
+
+  Raises:
+    AssertionError: an array has another shape.
+  """
+  chex.assert_rank(mask, 2)
+  chex.assert_equal_shape([log_probs, old_log_probs, mask])
+  chex.assert_rank(advantages, {1, 2})
+  chex.assert_shape(advantages, mask.shape[: advantages.ndim])
+
+
 def log_ratios(
   log_probs: jax.Array, old_log_probs: jax.Array, mask: jax.Array
 ) -> jax.Array:
   """log rho = log_probs - old_log_probs, bounded to +-20; 0 on padding."""
+  chex.assert_rank(mask, 2)
+  chex.assert_equal_shape([log_probs, old_log_probs, mask])
   change = (log_probs - stop_gradient(old_log_probs)).astype(jnp.float32)
   # Chosen before it is bounded, so that a nan on padding has no gradient.
   change = jnp.where(mask.astype(bool), change, 0)
@@ -122,19 +145,23 @@ def straight_through_ratio(
     rho_t = exp(min(lp_t - sg(lp_t) + sg(log_ratio_t), 10))
 
   Args:
-    log_probs: `[B, L]`, differentiable.
-    log_ratio: `[B, L]`, the value to take; a constant.
-    mask: `[B, L]`.
+    log_probs: `[N, R]`, differentiable.
+    log_ratio: `[N, R]`, the value to take; a constant.
+    mask: `[N, R]`.
 
-  Returns: `[B, L]`; d rho_t / d lp_t = rho_t, up to the bound.
+  Returns: `[N, R]`; d rho_t / d lp_t = rho_t, up to the bound.
   """
+  chex.assert_rank(mask, 2)
+  chex.assert_equal_shape([log_probs, log_ratio, mask])
   log_probs = jnp.where(mask.astype(bool), log_probs, 0).astype(jnp.float32)
   moved = log_probs - stop_gradient(log_probs) + stop_gradient(log_ratio)
   return jnp.exp(jnp.minimum(moved, _MAX_LOG_RATIO_OF_REPLY))
 
 
 def per_token(advantages: jax.Array, mask: jax.Array) -> jax.Array:
-  """Advantages `[B]` or `[B, L]` as constants `[B, L]`; 0 on padding."""
+  """Advantages `[N]` or `[N, R]` as constants `[N, R]`; 0 on padding."""
+  chex.assert_rank(advantages, {1, 2})
+  chex.assert_shape(advantages, mask.shape[: advantages.ndim])
   if advantages.ndim == 1:
     advantages = advantages[:, None]
   real = jnp.where(mask.astype(bool), advantages, 0)

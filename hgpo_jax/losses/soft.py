@@ -1,4 +1,4 @@
-"""Surrogates that bound the weight of a token, yet never cut it off."""
+"""Surrogates that bound the weight of a token but never set it to zero."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def cispo(
     l_t = -sg(clip(rho_t, 1 - clip_low, 1 + clip_high)) A_t lp_t
 
   CISPO, MiniMax-M1 2025, eq. 4 and 5 (https://arxiv.org/abs/2506.13585), which
-  bounds the weight from above alone (clip_low=1) and does not say where; 4 is
+  bounds the weight only from above (clip_low=1) and does not say where; 4 is
   ours.
 
   Args:
@@ -30,6 +30,7 @@ def cispo(
       `policy.clipped_surrogate`.
     clip_low, clip_high: how far the weight may be from 1.
   """
+  policy.assert_shapes(log_probs, old_log_probs, advantages, mask)
   ratio = jnp.exp(policy.log_ratios(log_probs, old_log_probs, mask))
   weight = jnp.clip(ratio, 1 - clip_low, 1 + clip_high)
   spoken = jnp.where(mask.astype(bool), log_probs, 0).astype(jnp.float32)
@@ -66,6 +67,7 @@ def sapo(
   Raises:
     ValueError: a tau is not positive.
   """
+  policy.assert_shapes(log_probs, old_log_probs, advantages, mask)
   if min(tau_positive, tau_negative) <= 0:
     raise ValueError(
       f'Got tau_positive={tau_positive}, tau_negative={tau_negative}, expected '

@@ -1,18 +1,19 @@
-"""The critic's loss on values `[B, L]`."""
+"""The critic's loss on values `[N, R]`."""
 
 from __future__ import annotations
 
 from typing import NamedTuple
 
+import chex
 import jax
 import jax.numpy as jnp
 
 
 class ClippedError(NamedTuple):
-  """Per value, both `[B, L]`; `aggregate` turns each into one number.
+  """Per value, both `[N, R]`; `aggregate` turns each into one number.
 
   Attributes:
-    loss: float32, to be made small, in squared reward units.
+    loss: float32, to be minimised, in squared reward units.
     clipped: float32, 1 where the clip bound, so that no gradient flows.
   """
 
@@ -27,7 +28,7 @@ def clipped_error(
   *,
   clip: float,
 ) -> ClippedError:
-  """Half the squared error, which stops pulling once a value has moved enough.
+  """Half the squared error, which is flat once a value has moved enough.
 
     l = 1/2 max((V - G)^2, (clip(V, V_old - c, V_old + c) - G)^2)
 
@@ -35,14 +36,16 @@ def clipped_error(
   sec. 2 (https://arxiv.org/abs/2005.12729).
 
   Args:
-    values: V, `[B, L]` of the critic that learns; finite on padding too.
-    old_values: V_old, `[B, L]` of the critic before the update; constants.
-    targets: G, `[B, L]`, what is to be predicted; constants.
+    values: V, `[N, R]` of the critic that learns; finite on padding too.
+    old_values: V_old, `[N, R]` of the critic before the update; constants.
+    targets: G, `[N, R]`, what is to be predicted; constants.
     clip: c, in reward units; inf leaves it out.
 
   Raises:
     ValueError: clip is not positive, so that nothing could ever be learned.
   """
+  chex.assert_rank(values, 2)
+  chex.assert_equal_shape([values, old_values, targets])
   if not clip > 0:
     raise ValueError(f'Got clip={clip}, expected more than 0.')
   values = values.astype(jnp.float32)

@@ -343,6 +343,16 @@ def test_gradients_are_finite_also_without_spread(name):
   assert any(np.abs(gradient).max() > 0 for gradient in gradients)
 
 
+@pytest.mark.parametrize('name', ESTIMATORS)
+def test_fields_of_other_shapes_are_refused_when_traced(name):
+  rows = rows_of(0)
+  jax.eval_shape(ESTIMATORS[name], rows)
+  for field in 'mask', 'returns', 'task', 'scores':
+    short = rows.replace(**{field: getattr(rows, field)[1:]})
+    with pytest.raises(AssertionError, match='shape'):
+      jax.eval_shape(ESTIMATORS[name], short)
+
+
 def test_intern_numbers_by_first_appearance():
   np.testing.assert_array_equal(intern(['b', 'a', 'b', 'c']), [0, 1, 0, 2])
   assert intern([]).shape == (0,)

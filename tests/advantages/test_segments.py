@@ -6,37 +6,10 @@ import pytest
 
 from hgpo_jax.advantages import segments
 
-lexical_order = jax.jit(segments.lexical_order)
 prefix_ids = jax.jit(segments.prefix_ids)
 group_moments = jax.jit(segments.group_moments)
 batch_moments = jax.jit(segments.batch_moments)
 lower_median = jax.jit(segments.lower_median)
-
-
-@pytest.mark.parametrize('columns, size', [(1, 1), (1, 50), (2, 7), (4, 200)])
-def test_lexical_order_sorts_like_tuples_and_is_stable(columns, size):
-  rng = np.random.default_rng(0)
-  table = rng.integers(-1, min(size, 4), (columns, size)).astype(np.int32)
-  order = lexical_order(table)
-  expected = sorted(range(size), key=lambda n: (tuple(table[:, n]), n))
-  np.testing.assert_array_equal(order, expected)
-
-
-def test_lexical_order_agrees_on_both_sides_of_the_packing_limit():
-  rng = np.random.default_rng(1)
-  for size in (2**16 - 1, 2**16):
-    table = rng.integers(-1, size, (2, size)).astype(np.int32)
-    table[0] %= 100
-    table[:, :2] = size - 1  # the largest key that is allowed
-    order = lexical_order(table)
-    np.testing.assert_array_equal(order, np.lexsort(table[::-1]))
-
-
-def test_rows_in_order_stay_where_they_are():
-  table = np.array([[-1, 0, 0, 0, 2], [5, 1, 1, 3, 0]], np.int32)
-  np.testing.assert_array_equal(lexical_order(table), range(5))
-  table[1, 4], table[0, 4] = 0, 0  # now the last row belongs second
-  np.testing.assert_array_equal(lexical_order(table), [0, 4, 1, 2, 3])
 
 
 def test_episode_order_puts_padding_last():

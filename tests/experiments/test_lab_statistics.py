@@ -14,7 +14,7 @@ from experiments.lab import estimates, levels, tables
 from experiments.lab import statistics as stats
 from experiments.lab.play import Rules
 from hgpo_jax.advantages import ESTIMATORS, check
-from tests import episode_references, references
+from tests import references
 from tests.alfworld_data import need_package
 
 RULES = Rules(depth=1, max_turns=6, gamma=0.95, reward=10, hidden=frozenset())
@@ -195,10 +195,7 @@ def test_judged_groups_match_references_on_nested_groups():
     judged = estimates.judge(cell, RULES, group_size, METHODS)
     [(rows, at)] = estimates.batches(cell, RULES, group_size, 6)
     for method, said in zip(METHODS, judged.advantages, strict=True):
-      name = f'reference_{method.name}'
-      reference = getattr(references, name, None) or getattr(
-        episode_references, name
-      )
+      reference = references.REFERENCES[method.name]
       expected = reference(rows, **dict(method.options))[at]
       np.testing.assert_allclose(said.reshape(-1), expected, atol=1e-3)
 

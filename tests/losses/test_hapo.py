@@ -54,7 +54,9 @@ def test_bounds_and_redistribution_by_hand():
     (0.89, [2, 2, 2, 3, 4]),  # moved: uncertain ones count more
     (1.16, [2, 2, 2, 3, 4]),
   ):
-    found = hapo.redistributed(2.0, h, np.float32(ratio), **clips)
+    found = hapo.redistributed(
+      np.full_like(h, 2), h, np.full_like(h, ratio), **clips
+    )
     np.testing.assert_allclose(found, expected, rtol=1e-6)
 
 

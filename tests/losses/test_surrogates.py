@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from hgpo_jax.losses import SURROGATES, bapo, dcpo, hapo, kpo, policy
+from hgpo_jax.losses import SURROGATES, bapo, dcpo, hapo, policy, sequence
 
 ROWS, LENGTH = 6, 5  # of all batches here, so that each case is compiled once
 
@@ -250,6 +250,16 @@ def test_gradient_at_ratio_one_is_that_of_the_policy_gradient(case, request):
   np.testing.assert_allclose(gradient, expected, rtol=1e-5)
 
 
+@pytest.mark.parametrize('name', SURROGATES)
+def test_arrays_of_other_shapes_are_refused_when_traced(name):
+  arrays = tokens(0)
+  jax.eval_shape(SURROGATES[name], *arrays)
+  for n in range(len(arrays)):
+    for wrong in arrays[n][1:], arrays[n][None], arrays[n][:, :1]:
+      with pytest.raises(AssertionError, match='Chex'):
+        jax.eval_shape(SURROGATES[name], *arrays[:n], wrong, *arrays[n + 1 :])
+
+
 def test_one_advantage_per_row_is_a_special_case():
   new, old, advantages, mask = tokens(8)
   fn = jax.jit(policy.clipped_surrogate)
@@ -300,7 +310,7 @@ def test_the_mean_of_gspo_s_tokens_is_the_sequence_loss():
     np.testing.assert_allclose(x, y, rtol=1e-4, atol=1e-6)
 
 
-FILTERED = jax.jit(kpo.filtered, static_argnames='q')
+FILTERED = jax.jit(sequence.filtered, static_argnames='q')
 
 
 def test_kalman_filter_by_hand():
@@ -310,12 +320,12 @@ def test_kalman_filter_by_hand():
     (0.01, [0.009901, 0.019513, 0.028667], [0.000990, -0.002932, 0.005752]),
     (1.0, [0.5, 0.6, 0.615385], [0.05, -0.1, 0.146154]),
   ):
-    np.testing.assert_allclose(kpo.kalman_gains(3, q=q), gains, atol=1e-6)
+    np.testing.assert_allclose(sequence.kalman_gains(3, q=q), gains, atol=1e-6)
     np.testing.assert_allclose(
       FILTERED(z, mask, q=q), [[0, first, first, *rest]], atol=1e-6
     )
   with pytest.raises(ValueError, match='at least 0'):
-    kpo.kalman_gains(3, q=-1.0)
+    sequence.kalman_gains(3, q=-1.0)
 
 
 def test_a_small_q_lets_little_of_a_constant_through():

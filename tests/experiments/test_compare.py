@@ -232,12 +232,9 @@ def result(won):
 def make_run(planned_run, won):
   """A folder as a finished run leaves it; `won` of 24 games in either split."""
   save_config(planned_run)
-  start = {
-    s: {'0.4': result([0] * 24)} for s in planned_run.config['eval']['splits']
-  }
-  final = {
-    s: {'0.4': result(won)} for s in planned_run.config['eval']['splits']
-  }
+  splits = planned_run.config['eval']['splits']
+  start = {split: {'0.4': result([0] * 24)} for split in splits}
+  final = {split: {'0.4': result(won)} for split in splits}
   seconds = {'warm_start': 10, 'rollout': 20, 'update': 30, 'evaluation': 4}
   summary = {'warm_start': start, 'final': final, 'seconds': seconds}
   (planned_run.folder / 'summary.json').write_text(json.dumps(summary))

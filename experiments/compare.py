@@ -17,9 +17,9 @@ import jax
 from absl import app, flags
 
 from experiments import sessions, signals
-from experiments.comparison import cells as cells_lib
-from experiments.comparison import gather, plots, report
-from experiments.comparison import results as results_lib
+from experiments.comparison import gather, planned, plots, report
+from experiments.comparison.planned import CompareError, PlannedRun
+from experiments.comparison.results import Results
 from hgpo_jax.train import metrics
 from hgpo_jax.types import ConfigError
 
@@ -53,14 +53,14 @@ def main(argv: Sequence[str]) -> None:
   jax.config.update('jax_platforms', 'cpu')  # the runs have the accelerator
   signals.end_like_ctrl_c()  # and the runs save what they have
   out = pathlib.Path(_OUT.value)
-  failed: list[cells_lib.Cell] = []
+  failed: list[PlannedRun] = []
   try:
     if not _REPORT_ONLY.value:
       failed = _play(out)
     results = _gather(out)
   except KeyboardInterrupt:
     sys.exit('Stopped. The same command goes on from what is saved.')
-  except (cells_lib.CompareError, ConfigError, OSError) as error:
+  except (CompareError, ConfigError, OSError) as error:
     sys.exit(f'{type(error).__name__}: {error}')
   written = _write(results, out)
   print(f'{written[0]} written')
@@ -70,40 +70,40 @@ def main(argv: Sequence[str]) -> None:
     for path in written:
       shutil.copy(path, copies)
   if failed:
-    names = ', '.join(cell.name for cell in failed)
+    names = ', '.join(run.name for run in failed)
     sys.exit(
       f'Failed: {names}. Their logs are in {out / "runs"}; the same command '
       'plays them again.'
     )
 
 
-def _play(out: pathlib.Path) -> list[cells_lib.Cell]:
+def _play(out: pathlib.Path) -> list[PlannedRun]:
   """Plays what is not finished; returns what failed."""
-  methods = _METHODS.value or cells_lib.load_methods(_CONFIG.value).MAIN
+  methods = _METHODS.value or planned.load_methods(_CONFIG.value).MAIN
   given = {'iterations': _ITERATIONS.value, 'eval.games': _GAMES.value}
   budget = {name: value for name, value in given.items() if value is not None}
-  cells = cells_lib.make_cells(
+  runs = planned.make_runs(
     _CONFIG.value, methods, _seeds(), out / 'runs', budget
   )
-  waiting = cells_lib.unfinished(cells)
-  print(f'{len(waiting)} of {len(cells)} runs to play')
+  waiting = planned.unfinished(runs)
+  print(f'{len(waiting)} of {len(runs)} runs to play')
   if not waiting:
     return []
   sessions.append(out, sessions.describe('experiments.compare', sys.argv[1:]))
-  return cells_lib.play(waiting, _JOBS.value)
+  return planned.play(waiting, _JOBS.value)
 
 
-def _gather(out: pathlib.Path) -> results_lib.Results:
+def _gather(out: pathlib.Path) -> Results:
   """Reads all finished runs, those of earlier seeds too."""
-  module = cells_lib.load_methods(_CONFIG.value, _METHODS.value or ())
+  module = planned.load_methods(_CONFIG.value, _METHODS.value or ())
   runs = gather.read(out / 'runs', module.METHODS)
   if not runs:
-    raise cells_lib.CompareError(
+    raise CompareError(
       f'{out / "runs"} holds no finished run; play some without --report_only.'
     )
   wanted = {*(_METHODS.value or module.MAIN), *runs}
   found = {seed for seeds in runs.values() for seed in seeds}
-  return results_lib.Results(
+  return Results(
     methods={n: m for n, m in module.METHODS.items() if n in wanted},
     references=module.REFERENCES,
     seeds=sorted({*found, *_seeds()}),
@@ -112,12 +112,10 @@ def _gather(out: pathlib.Path) -> results_lib.Results:
   )
 
 
-def _write(
-  results: results_lib.Results, out: pathlib.Path
-) -> list[pathlib.Path]:
+def _write(results: Results, out: pathlib.Path) -> list[pathlib.Path]:
   paths = [out / name for name in ('report.md', 'table.csv', 'curves.png')]
-  metrics.write_atomic(paths[0], report.markdown(results))
-  metrics.write_atomic(paths[1], results_lib.csv_text(results))
+  metrics.write_atomic(paths[0], report.write(results))
+  metrics.write_atomic(paths[1], results.csv())
   labels = {name: method.label for name, method in results.methods.items()}
   plots.curves(paths[2], labels, results.runs, results.references[0])
   return paths

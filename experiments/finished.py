@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import json
 import pathlib
-from collections.abc import Mapping
-from typing import Any, NamedTuple
 
 from experiments.configs import paper
+from experiments.folders import RunFolder
 from hgpo_jax.train import checkpoint
 from hgpo_jax.types import ConfigError
 
@@ -31,26 +29,8 @@ _FREE = (
 )
 
 
-class Run(NamedTuple):
-  """One finished run.
-
-  Attributes:
-    folder: where it lies.
-    cell: what it ran.
-    seed: of training.
-    final: its summary's last evaluation: split -> temperature -> result.
-    changes: fields in which it differs from its cell, for people.
-  """
-
-  folder: pathlib.Path
-  cell: paper.Cell
-  seed: int
-  final: Mapping[str, Mapping[str, Any]]
-  changes: tuple[str, ...]
-
-
-def gather(folder: pathlib.Path) -> list[Run]:
-  """Reads the finished runs of cells below a folder.
+def gather(folder: pathlib.Path) -> list[RunFolder]:
+  """Finds the finished runs of cells below a folder.
 
   Raises: ConfigError where there is no such folder, a run is of a cell that
     does not exist, or two runs are of one cell and seed.
@@ -59,41 +39,36 @@ def gather(folder: pathlib.Path) -> list[Run]:
     raise ConfigError(
       f'{folder} does not exist; expected a folder that holds runs.'
     )
-  found: dict[tuple[str, int], Run] = {}
+  found: dict[tuple[str, int], RunFolder] = {}
   for path in sorted(folder.rglob('summary.json')):
-    run = _read(path.parent)
-    if run is None:
+    run = RunFolder(path.parent)
+    if not _is_of_a_cell(run):
       continue
-    key = (run.cell.name, run.seed)
+    key = (run.config['cell'], run.seed)
     if key in found:
       raise ConfigError(
-        f'{found[key].folder} and {run.folder} both ran {key[0]} with seed '
+        f'{found[key].path} and {run.path} both ran {key[0]} with seed '
         f'{key[1]}; expected one. Move the other out of {folder}.'
       )
     found[key] = run
   return list(found.values())
 
 
-def _read(folder: pathlib.Path) -> Run | None:
-  """Returns the run in a folder, None where it is of no cell."""
-  if not (folder / 'config.json').exists():
-    return None
-  config = json.loads((folder / 'config.json').read_text())
-  summary = json.loads((folder / 'summary.json').read_text())
-  name = config.get('cell')
-  if not name or 'final' not in summary:
-    return None
+def _is_of_a_cell(run: RunFolder) -> bool:
+  if not (run.path / 'config.json').exists():
+    return False
+  name = run.config.get('cell')
+  if not name or 'final' not in run.summary:
+    return False
   if name not in paper.CELLS:
     raise ConfigError(
-      f'{folder} ran {name!r}, which is no cell of experiments/configs/'
+      f'{run.path} ran {name!r}, which is no cell of experiments/configs/'
       'paper.py. Move it away.'
     )
-  meant = paper.get_config(name).to_dict()
-  changes = checkpoint.config_differences(meant, config, _FREE)
-  return Run(
-    folder,
-    paper.find(name),
-    config['seed'],
-    summary['final'],
-    tuple(changes),
-  )
+  return True
+
+
+def changes(run: RunFolder) -> list[str]:
+  """Lists the fields in which a run differs from its cell, for people."""
+  meant = paper.get_config(run.config['cell']).to_dict()
+  return checkpoint.config_differences(meant, run.config, _FREE)

@@ -1,16 +1,83 @@
-"""Folders of runs that are to be played: finished, begun, or another run's."""
+"""Folders of runs: what a run wrote, and whether another one may go there."""
 
 from __future__ import annotations
 
+import dataclasses
+import functools
 import json
 import pathlib
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
+
 from hgpo_jax.train import checkpoint
 
 # A run of another length is another run, although it could be resumed.
 _FREE = tuple(x for x in checkpoint.FREE_FIELDS if x != 'iterations')
+
+
+@dataclasses.dataclass(frozen=True)
+class RunFolder:
+  """What a run wrote; each file is read when it is first asked for.
+
+  Attributes:
+    path: the run's folder.
+  """
+
+  path: pathlib.Path
+
+  @functools.cached_property
+  def config(self) -> Mapping[str, Any]:
+    """Every field of the experiment."""
+    return json.loads((self.path / 'config.json').read_text())
+
+  @functools.cached_property
+  def summary(self) -> Mapping[str, Any]:
+    """What `hgpo_jax.train.loop.train` returned; only a finished run has it."""
+    return json.loads((self.path / 'summary.json').read_text())
+
+  @functools.cached_property
+  def metrics(self) -> list[dict[str, Any]]:
+    """Name -> value of each iteration."""
+    return read_lines(self.path / 'metrics.jsonl')
+
+  @property
+  def seed(self) -> int:
+    """Of training."""
+    return self.config['seed']
+
+  @property
+  def episodes(self) -> int:
+    """Episodes per iteration."""
+    rollout = self.config['rollout']
+    return rollout['groups'] * rollout['group_size']
+
+  @property
+  def success(self) -> np.ndarray:
+    """`[T]`, the share of an iteration's episodes that were won."""
+    return np.array([line['rollout/success'] for line in self.metrics])
+
+  @property
+  def temperature(self) -> str:
+    """At which games were evaluated; the first, where there are several."""
+    return str(self.config['eval']['temperatures'][0])
+
+  def outcomes(self, phase: str, split: str) -> np.ndarray:
+    """Returns `[G]`, how often each game was won, over the sampler's seeds.
+
+    Args:
+      phase: 'warm_start' or 'final'.
+      split: of the world's games.
+    """
+    result = self.summary[phase][split][self.temperature]
+    won = np.array([int(x) for x in result['outcomes']], float)
+    return won.reshape(len(self.config['eval']['seeds']), -1).mean(0)
+
+
+def read_lines(path: pathlib.Path) -> list[dict[str, Any]]:
+  """Reads a file of JSON objects, one a line."""
+  return [json.loads(line) for line in path.read_text().splitlines()]
 
 
 def is_finished(folder: pathlib.Path) -> bool:
@@ -26,9 +93,8 @@ def others(meant: Mapping[pathlib.Path, Mapping[str, Any]]) -> str:
   """
   wrong = []
   for folder, config in meant.items():
-    saved = folder / 'config.json'
-    differences = saved.exists() and checkpoint.config_differences(
-      json.loads(saved.read_text()), config, _FREE
+    differences = (folder / 'config.json').exists() and (
+      checkpoint.config_differences(RunFolder(folder).config, config, _FREE)
     )
     if differences:
       wrong.append(f'\n  {folder} (saved -> given): {"; ".join(differences)}')

@@ -7,18 +7,15 @@ Numbers are percent: mean ± sample standard deviation over the n evaluations
 from __future__ import annotations
 
 import collections
-import csv
-import io
-import statistics
 from collections.abc import Iterable, Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-from experiments import reported
+import pandas as pd
+
+from experiments import finished, markdown, reported
 from experiments.configs import paper
-from experiments.finished import Run
-
-MISSING, UNREPORTED = 'missing', '-'
-_CSV = ('cell', 'split', 'column', 'n', 'mean', 'std', 'reported', 'changes')
+from experiments.folders import RunFolder
+from experiments.markdown import MISSING, UNREPORTED
 
 
 class Column(NamedTuple):
@@ -59,11 +56,12 @@ TABLES: dict[str, tuple[Column, ...]] = {
 }
 
 
-def values(runs: Iterable[Run], column: Column) -> list[float]:
+def values(runs: Iterable[RunFolder], column: Column) -> list[float]:
   """Lists a column's numbers in percent, one per evaluation that has it."""
   found = []
   for run in runs:
-    result = run.final.get(column.split, {}).get(str(paper.TEMPERATURE), {})
+    result = run.summary['final'].get(column.split, {})
+    result = result.get(str(paper.TEMPERATURE), {})
     for seed in result.get('by_seed', {}).values():
       row = seed['by_type'].get(column.kind, {}) if column.kind else seed
       if column.key in row:
@@ -71,54 +69,60 @@ def values(runs: Iterable[Run], column: Column) -> list[float]:
   return found
 
 
-def markdown(runs: Sequence[Run]) -> str:
-  """Writes the tables, and below them what the marks in them mean."""
-  of_cell = collections.defaultdict(list)
-  for run in runs:
-    of_cell[run.cell].append(run)
+def report(runs: Sequence[RunFolder]) -> str:
+  """Writes the tables in Markdown, and below them what their marks mean."""
+  of_cell = _by_cell(runs)
   sources: dict[str, int] = {}  # in the order in which they are cited
   lines = []
   for size in paper.SIZES:
     heading = f'### Qwen2.5-{size.upper()}'
     for title, columns in TABLES.items():
       lines += [f'{heading}: {title}', '']
-      lines += [*_table(size, columns, of_cell, sources), '']
+      lines += [_table(size, columns, of_cell, sources), '']
     lines += [f'{heading}: reported without a K', '']
-    lines += [*_without_history(size, sources), '']
+    lines += [_without_history(size, sources), '']
   lines += [f'[{number}] {source}  ' for source, number in sources.items()]
   lines += [
-    f'\\* {run.folder}: {"; ".join(run.changes)} (cell -> run)  '
+    f'\\* {run.path}: {"; ".join(changes)} (cell -> run)  '
     for run in runs
-    if run.changes
+    if (changes := finished.changes(run))
   ]
   return '\n'.join([*lines, ''])
+
+
+def _by_cell(runs: Iterable[RunFolder]) -> Mapping[str, list[RunFolder]]:
+  of_cell = collections.defaultdict(list)
+  for run in runs:
+    of_cell[run.config['cell']].append(run)
+  return of_cell
 
 
 def _table(
   size: str,
   columns: Sequence[Column],
-  of_cell: Mapping[paper.Cell, Sequence[Run]],
+  of_cell: Mapping[str, Sequence[RunFolder]],
   sources: dict[str, int],
-) -> list[str]:
+) -> str:
   head = ['Method', 'n']
   for column in columns:
     head += [column.label, *['reported'] * bool(column.measure)]
   rows = []
-  for cell in paper.CELLS.values():
+  for name, cell in paper.CELLS.items():
     if (cell.size, cell.world) != (size, columns[0].world):
       continue
-    runs = of_cell.get(cell, ())
-    row = [_label(cell) + ' \\*' * any(run.changes for run in runs)]
+    runs = of_cell.get(name, ())
+    row = [_label(cell) + ' \\*' * any(map(finished.changes, runs))]
     row.append(str(len(values(runs, columns[-1]))))
     for column in columns:
-      row.append(_ours(values(runs, column)))
+      numbers = values(runs, column)
+      row.append(f'{reported.figure_of(numbers):.2f}' if numbers else MISSING)
       if column.measure:
         row.append(_cited(_reported(cell, column), column.measure, sources))
     rows.append(row)
-  return _lines([head, *rows])
+  return markdown.table(head, rows)
 
 
-def _without_history(size: str, sources: dict[str, int]) -> list[str]:
+def _without_history(size: str, sources: dict[str, int]) -> str:
   """Reported numbers that belong to no cell, as their source names no K."""
   measures = {'alfworld': 'ALFWorld', 'score': 'Score', 'success': 'Success'}
   rows = [
@@ -126,12 +130,7 @@ def _without_history(size: str, sources: dict[str, int]) -> list[str]:
     for row in reported.ROWS
     if (row.size, row.history) == (size, None)
   ]
-  return _lines([['Method', *measures.values()], *rows])
-
-
-def _lines(rows: Sequence[Sequence[str]]) -> list[str]:
-  head, *rest = [f'| {" | ".join(row)} |' for row in rows]
-  return [head, '|---' * len(rows[0]) + '|', *rest]
+  return markdown.table(['Method', *measures.values()], rows)
 
 
 def _method(name: str) -> str:
@@ -144,25 +143,12 @@ def _label(cell: paper.Cell) -> str:
   return label if cell.alpha == 1 else f'{label}, alpha = {cell.alpha:g}'
 
 
-def _ours(numbers: Sequence[float]) -> str:
-  if not numbers:
-    return MISSING
-  std = statistics.stdev(numbers) if len(numbers) > 1 else None
-  return _text(reported.Figure(statistics.mean(numbers), std), digits=2)
-
-
-def _text(figure: reported.Figure, digits: int) -> str:
-  text = f'{figure.mean:.{digits}f}'
-  return text if figure.std is None else f'{text} ± {figure.std:.{digits}f}'
-
-
 def _reported(cell: paper.Cell, column: Column) -> Sequence[reported.Row]:
   """The rows that report a column of a cell; none has the ablation's."""
   if cell.alpha != 1 or not column.measure:
     return ()
-  return (
-    reported.find((cell.method, cell.size, cell.history), column.measure) or ()
-  )
+  key = (cell.method, cell.size, cell.history)
+  return reported.find(key, column.measure)
 
 
 def _cited(
@@ -174,39 +160,40 @@ def _cited(
     figure = getattr(row, measure)
     if figure:
       number = sources.setdefault(row.source, len(sources) + 1)
-      digits = 2 if row.history else 1  # as many as the source has
-      found.append(f'{_text(figure, digits)} [{number}]')
+      spec = '.2f' if row.history else '.1f'  # as many as the source has
+      found.append(f'{figure:{spec}} [{number}]')
   return ', '.join(found) or UNREPORTED
 
 
-def csv_lines(runs: Sequence[Run]) -> str:
+def csv_lines(runs: Sequence[RunFolder]) -> str:
   """Writes a line for each cell and column, empty where nothing is known."""
-  out = io.StringIO()
-  writer = csv.writer(out, lineterminator='\n')
-  writer.writerow(_CSV)
-  for cell in paper.CELLS.values():
-    own = [run for run in runs if run.cell == cell]
-    for column in (c for table in TABLES.values() for c in table):
-      if column.world == cell.world:
-        writer.writerow(_record(cell, column, own))
-  return out.getvalue()
+  of_cell = _by_cell(runs)
+  records = [
+    _record(cell, column, of_cell.get(name, ()))
+    for name, cell in paper.CELLS.items()
+    for table in TABLES.values()
+    for column in table
+    if column.world == cell.world
+  ]
+  return pd.DataFrame(records).to_csv(index=False, lineterminator='\n')
 
 
 def _record(
-  cell: paper.Cell, column: Column, runs: Sequence[Run]
-) -> list[object]:
+  cell: paper.Cell, column: Column, runs: Sequence[RunFolder]
+) -> dict[str, Any]:
   numbers = values(runs, column)
   figures = {  # sources that agree are named once
     str(getattr(row, column.measure).mean): row.source
     for row in _reported(cell, column)
   }
-  return [
-    cell.name,
-    column.split,
-    column.label,
-    len(numbers),
-    round(statistics.mean(numbers), 2) if numbers else MISSING,
-    round(statistics.stdev(numbers), 2) if len(numbers) > 1 else '',
-    ' or '.join(figures) or UNREPORTED,
-    '; '.join(change for run in runs for change in run.changes),
-  ]
+  figure = reported.figure_of(numbers) if numbers else None
+  return {
+    'cell': cell.name,
+    'split': column.split,
+    'column': column.label,
+    'n': len(numbers),
+    'mean': round(figure.mean, 2) if figure else MISSING,
+    'std': round(figure.std, 2) if figure and figure.std is not None else '',
+    'reported': ' or '.join(figures) or UNREPORTED,
+    'changes': '; '.join(x for run in runs for x in finished.changes(run)),
+  }

@@ -12,6 +12,8 @@ import subprocess
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from experiments import folders
+
 _FILE = 'sessions.jsonl'
 
 
@@ -43,10 +45,9 @@ def lines(records: Sequence[Mapping[str, Any]]) -> list[str]:
 
 
 def read(folder: pathlib.Path) -> list[dict[str, Any]]:
+  """Reads the sessions of a folder, in the order in which they were."""
   path = folder / _FILE
-  if not path.exists():
-    return []
-  return [json.loads(line) for line in path.read_text().splitlines()]
+  return folders.read_lines(path) if path.exists() else []
 
 
 def _commit() -> str:

@@ -29,7 +29,7 @@ def main(argv: Sequence[str]) -> None:
     runs = finished.gather(pathlib.Path(_RUNS.value))
   except (ConfigError, OSError) as error:
     sys.exit(f'{type(error).__name__}: {error}')
-  text = layout.markdown(runs)
+  text = layout.report(runs)
   print(text)
   if _OUTPUT.value:
     folder = pathlib.Path(_OUTPUT.value)

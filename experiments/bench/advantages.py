@@ -5,56 +5,47 @@
 Two batches in the order in which the trainer makes them: the paper's, 16 tasks
 x 8 episodes x 50 turns, and `--large` tasks x 16 x 50. Both sides see the same
 rows and must agree to 1e-4. Of the large batch the reference sees 8 tasks, and
-its time is scaled to all of them. The last column divides the growth of the
-time from one batch to the other by that of n log n. Costs about 2 minutes.
+its time is scaled to all of them. `growth` is that of the time from one batch
+to the other over that of n log n: at most 1 is no worse. Costs about 2 minutes.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import functools
-import json
 import math
-import time
 from typing import Any
 
 import jax
 import numpy as np
-from absl import app, flags
+from absl import flags
 
-from experiments.bench import harness, workloads
+from experiments.bench import harness
 from hgpo_jax.advantages import ESTIMATORS, Rows
-from tests import references
-
-_JSON = flags.DEFINE_bool('json', False, 'One JSON object as the last line.')
-_GROUPS = flags.DEFINE_integer('groups', 16, 'Tasks.', lower_bound=1)
-_EPISODES = flags.DEFINE_integer('episodes', 8, 'Per task.', lower_bound=1)
-_LARGE = flags.DEFINE_integer(
-  'large', 1024, 'Tasks of the large batch, in eights; 0 skips it.',
-  lower_bound=0,
-)  # fmt: skip
-_STEPS = flags.DEFINE_integer('steps', 50, 'Turns per episode.', lower_bound=1)
-_DEPTH = flags.DEFINE_integer('depth', 4, 'K, earlier states.', lower_bound=0)
-_REPEATS = flags.DEFINE_integer('repeats', 30, 'Timed calls.', lower_bound=1)
+from tests import references, workloads
 
 _TOLERANCE = 1e-4  # standard deviations, or reward units
 _PART = 8  # tasks of the large batch that the reference sees
 
+_GROUPS = flags.DEFINE_integer('groups', 16, 'Tasks.', lower_bound=1)
+_EPISODES = flags.DEFINE_integer('episodes', 8, 'Per task.', lower_bound=1)
+_LARGE = flags.DEFINE_integer(
+  'large', 1024, 'Tasks of the large batch; 0 skips it.', lower_bound=0
+)
+flags.register_validator(
+  'large', lambda large: large % _PART == 0, f'expected a multiple of {_PART}'
+)
+_STEPS = flags.DEFINE_integer('steps', 50, 'Turns per episode.', lower_bound=1)
+_DEPTH = flags.DEFINE_integer('depth', 4, 'K, earlier states.', lower_bound=0)
+_REPEATS = harness.repeats(30)
 
-def main(argv: list[str]) -> None:
-  if len(argv) > 1:
-    raise app.UsageError(f'Got {argv[1:]}, expected flags only.')
-  if _LARGE.value % _PART:
-    raise app.UsageError(
-      f'Got --large={_LARGE.value}, expected a multiple of {_PART}.'
-    )
+
+def measure() -> dict[str, Any]:
+  """Times all estimators on both batches."""
   batches = [_batch(_GROUPS.value, _EPISODES.value, copies=1)]
   if _LARGE.value:
     batches.append(_batch(_PART, episodes=16, copies=_LARGE.value // _PART))
-  device, table = jax.devices()[0].device_kind, []
-  print(f'on {device}, K = {_DEPTH.value}; milliseconds')
-  header = 'estimator', 'rows', 'jit', 'numpy', 'difference', '/ n log n'
-  print('{:24}{:>10}{:>10}{:>12}{:>12}{:>11}'.format(*header))
+  table = []
   for label, name, options in _cases(_DEPTH.value):
     before: dict[str, Any] | None = None
     for rows, copies in batches:
@@ -63,15 +54,8 @@ def main(argv: list[str]) -> None:
         found['growth'] = _growth(before, found)
       before = found
       table.append({'estimator': label, **found})
-      growth = f'{found["growth"]:.2f}' if 'growth' in found else ''
-      print(
-        f'{label:24}{found["rows"]:>10,}{found["jit_ms"]:>10.2f}'
-        f'{found["numpy_ms"]:>12,.0f}{found["difference"]:>12.1e}{growth:>11}'
-      )
-  if _LARGE.value:
-    print(f'numpy on {_LARGE.value} tasks: {_PART} timed and compared, scaled.')
-  if _JSON.value:
-    print(json.dumps({'device': device, 'table': table}))
+  device = jax.devices()[0].device_kind
+  return {'device': device, 'depth': _DEPTH.value, 'table': table}
 
 
 def _cases(depth: int) -> list[tuple[str, str, dict[str, Any]]]:
@@ -135,9 +119,9 @@ def _measure(
   actual = np.asarray(jitted(on_device))
   size = len(rows.mask) // copies
   part = jax.tree.map(lambda x: x[:size], rows)
-  start = time.perf_counter()
-  expected = references.REFERENCES[name](part, **options)
-  seconds = time.perf_counter() - start
+  watch = harness.Stopwatch()
+  reference = functools.partial(references.REFERENCES[name], **options)
+  expected = watch('numpy', reference, part)
   difference = float(np.abs(actual[:size] - expected).max())
   if not difference <= _TOLERANCE:
     raise AssertionError(
@@ -145,11 +129,11 @@ def _measure(
       f'one of {name} and its reference is wrong.'
     )
   repeats = _REPEATS.value if copies == 1 else max(_REPEATS.value // 6, 1)
-  jit = harness.median_seconds(lambda: jitted(on_device), repeats)
+  jit = harness.median_seconds(repeats, jit=lambda: jitted(on_device))['jit']
   return {
     'rows': len(rows.mask),
     'jit_ms': 1e3 * jit,
-    'numpy_ms': 1e3 * seconds * copies,
+    'numpy_ms': 1e3 * watch.median('numpy') * copies,
     'difference': difference,
   }
 
@@ -164,4 +148,4 @@ def _growth(small: dict[str, Any], large: dict[str, Any]) -> float:
 
 
 if __name__ == '__main__':
-  app.run(main)
+  harness.main(measure)

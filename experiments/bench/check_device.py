@@ -21,9 +21,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from absl import app, flags
+from absl import flags
 
-from experiments.bench import harness
+from experiments.bench import harness, policy
 from hgpo_jax import types
 from hgpo_jax.model import qwen2
 from hgpo_jax.sampler import decode, scoring
@@ -31,44 +31,35 @@ from hgpo_jax.sampler.batcher import Batcher, Reply, RequestId
 from hgpo_jax.sampler.sampling import Sampling
 from hgpo_jax.train import packing, update
 
-_PRESET = flags.DEFINE_enum('preset', 'small', list(qwen2.CONFIGS), 'Size.')
-_LAYERS = flags.DEFINE_integer('layers', 0, "Blocks; 0 keeps the preset's.")
-_DTYPE = flags.DEFINE_enum(
-  'dtype', 'float32', ['float32', 'bfloat16'], 'Of activations and cache.'
-)
 _TOKENS = flags.DEFINE_integer('row_tokens', 512, 'L of packed rows.')
 _REPLY = flags.DEFINE_integer('reply', 32, 'Tokens.')
 _EPISODES = flags.DEFINE_integer('episodes', 32, 'Rows that are sampled.')
-_JSON = flags.DEFINE_bool('json', False, 'One JSON object as the last line.')
 
 # Relative errors that rounding explains.
 _TOLERANCE = {'float32': 1e-4, 'bfloat16': 3e-2}
 
 
-def main(argv: list[str]) -> None:
-  if len(argv) > 1:
-    raise app.UsageError(f'Got {argv[1:]}, expected flags only.')
-  preset = qwen2.CONFIGS[_PRESET.value]
-  config = dataclasses.replace(
-    preset,
-    num_layers=_LAYERS.value or preset.num_layers,
-    dtype=_DTYPE.value,
-    cache_dtype=_DTYPE.value,
-  )
-  params = jax.jit(qwen2.init_params, static_argnums=0)(
-    config, jax.random.key(0)
-  )
+def measure() -> dict[str, Any]:
+  """Compares everything with its reference."""
+  config = policy.config()
+  params = policy.random_params(config)
   replies = _sampled(config, params, lockstep=False)
-  turns = [_turn(reply) for reply in replies.values()]
-  results = {
+  turns = [
+    policy.turn(reply.prompt, reply.tokens, reply.log_probs)
+    for reply in replies.values()
+  ]
+  return {
     'device': jax.devices()[0].device_kind,
     **_packed(config, params, turns),
     **_attention(config, params, turns),
     **_schedule(replies, _sampled(config, params, lockstep=True)),
     **_sampler(config, params, turns),
   }
-  harness.report(results, _JSON.value)
-  bound = _TOLERANCE[_DTYPE.value]
+
+
+def check(results: dict[str, Any]) -> None:
+  """Ends the program where rounding does not explain a difference."""
+  bound = _TOLERANCE[policy.DTYPE.value]
   wrong = [
     name
     for name, value in results.items()
@@ -108,19 +99,6 @@ def _sampled(
     if lockstep:
       replies |= decoder.drain()
   return replies | decoder.drain()
-
-
-def _turn(reply: Reply) -> types.Turn:
-  return types.Turn(
-    prompt=reply.prompt,
-    reply=reply.tokens,
-    log_probs=reply.log_probs,
-    choices=(),
-    observation='',
-    action='',
-    valid=True,
-    reward=0.0,
-  )
 
 
 def _plan(
@@ -177,23 +155,28 @@ def _distance(a: Any, b: Any) -> float:
 def _packed(
   config: qwen2.Config, params: qwen2.Params, turns: list[types.Turn]
 ) -> dict[str, float]:
-  packed, gradient = _loss_and_gradient(config, params, turns, 4)
-  alone, reference = _loss_and_gradient(config, params, turns, 1)
-  return {
-    'packed_loss': abs(packed - alone) / abs(alone),
-    'packed_gradient': _distance(gradient, reference),
-  }
+  own = _loss_and_gradient(config, params, turns, 4)
+  reference = _loss_and_gradient(config, params, turns, 1)
+  return _compared('packed', own, reference)
 
 
 def _attention(
   config: qwen2.Config, params: qwen2.Params, turns: list[types.Turn]
 ) -> dict[str, float]:
   plain = dataclasses.replace(config, attention='plain')
-  own, gradient = _loss_and_gradient(config, params, turns, 4)
-  loss, reference = _loss_and_gradient(plain, params, turns, 4)
+  own = _loss_and_gradient(config, params, turns, 4)
+  reference = _loss_and_gradient(plain, params, turns, 4)
+  return _compared('attention', own, reference)
+
+
+def _compared(
+  name: str, own: tuple[float, Any], reference: tuple[float, Any]
+) -> dict[str, float]:
+  """Relative differences of a loss and its gradient."""
+  (loss, gradient), (other, expected) = own, reference
   return {
-    'attention_loss': abs(own - loss) / abs(loss),
-    'attention_gradient': _distance(gradient, reference),
+    f'{name}_loss': abs(loss - other) / abs(other),
+    f'{name}_gradient': _distance(gradient, expected),
   }
 
 
@@ -225,4 +208,4 @@ def _sampler(
 
 
 if __name__ == '__main__':
-  app.run(main)
+  harness.main(measure, check)

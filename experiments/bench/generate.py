@@ -17,28 +17,21 @@ same work: a finished row goes on at once, or waits for all others.
 
 from __future__ import annotations
 
-import dataclasses
+import contextlib
 import pathlib
-import tempfile
-import time
 from typing import Any
 
 import jax
 import numpy as np
-from absl import app, flags
+from absl import flags
 
-from experiments.bench import harness, transformers
+from experiments.bench import harness, policy, transformers
 from hgpo_jax.model import qwen2, weights
 from hgpo_jax.sampler import decode
 from hgpo_jax.sampler.batcher import Batcher, RequestId
 from hgpo_jax.sampler.sampling import Sampling
 from hgpo_jax.train.compilations import Compilations
 
-_PRESET = flags.DEFINE_enum('preset', 'small', list(qwen2.CONFIGS), 'Size.')
-_LAYERS = flags.DEFINE_integer('layers', 0, "Blocks; 0 keeps the preset's.")
-_DTYPE = flags.DEFINE_enum(
-  'dtype', 'float32', ['float32', 'bfloat16'], 'Of weights, work and cache.'
-)
 _CHECKPOINT = flags.DEFINE_string(
   'checkpoint', '', 'Hugging Face folder; default: random weights.'
 )
@@ -49,13 +42,11 @@ _CHUNK = flags.DEFINE_integer('chunk', 64, 'Tokens between looks.')
 _PREFILL = flags.DEFINE_integer('prefill', 0, 'Prompts read at once; 0 is all.')
 _TURNS = flags.DEFINE_integer('turns', 0, 'Of each episode; 0 plays none.')
 _BASELINE = flags.DEFINE_enum('baseline', '', ['', 'transformers'], 'Beside.')
-_REPEATS = flags.DEFINE_integer('repeats', 5, 'Timed calls.', lower_bound=1)
-_JSON = flags.DEFINE_bool('json', False, 'One JSON object as the last line.')
+_REPEATS = harness.repeats(5)
 
 
-def main(argv: list[str]) -> None:
-  if len(argv) > 1:
-    raise app.UsageError(f'Got {argv[1:]}, expected flags only.')
+def measure() -> dict[str, Any]:
+  """Times generation, and what it is compared with."""
   config = _config()
   rng = np.random.default_rng(0)
   prompts = rng.integers(2, config.vocab_size, (_BATCH.value, _PROMPT.value))
@@ -69,11 +60,11 @@ def main(argv: list[str]) -> None:
       'compile_seconds': compilations.seconds,
     }
   if _BASELINE.value:
-    with tempfile.TemporaryDirectory() as folder:
-      path = pathlib.Path(_CHECKPOINT.value or f'{folder}/policy')
-      if not _CHECKPOINT.value:
-        weights.save(path, config, params, dtype=config.dtype)
-      del params
+    folder: Any = contextlib.nullcontext(pathlib.Path(_CHECKPOINT.value))
+    if not _CHECKPOINT.value:
+      folder = policy.written(config, params, config.dtype)
+    del params
+    with folder as path:
       seconds = transformers.generate_seconds(
         path, prompts, _REPLY.value, config.dtype, _REPEATS.value
       )
@@ -81,27 +72,22 @@ def main(argv: list[str]) -> None:
       _BATCH.value * _REPLY.value / seconds
     )
     results['ratio'] = seconds / results['seconds']
-  harness.report(results, _JSON.value)
+  return results
 
 
 def _config() -> qwen2.Config:
-  types: dict[str, Any] = {
-    'dtype': _DTYPE.value,
-    'param_dtype': _DTYPE.value,
-    'cache_dtype': _DTYPE.value,
-  }
+  dtype = policy.DTYPE.value
   if _CHECKPOINT.value:
-    return weights.config_from_hf(_CHECKPOINT.value, **types)
-  preset = qwen2.CONFIGS[_PRESET.value]
-  layers = _LAYERS.value or preset.num_layers
-  return dataclasses.replace(preset, num_layers=layers, **types)
+    return weights.config_from_hf(
+      _CHECKPOINT.value, dtype=dtype, param_dtype=dtype, cache_dtype=dtype
+    )
+  return policy.config(param_dtype=dtype)
 
 
 def _params(config: qwen2.Config) -> qwen2.Params:
   if _CHECKPOINT.value:
     return weights.load(_CHECKPOINT.value, config)
-  init = jax.jit(qwen2.init_params, static_argnums=0)
-  return init(config, jax.random.key(0))
+  return policy.random_params(config)
 
 
 def _plan() -> decode.DecodeShapes:
@@ -129,10 +115,10 @@ def _measure(
       slots.submit(RequestId(episode, 0), prompt, limit=reply)
     slots.drain()
 
-  call(_REPLY.value)
-  call(1)
-  seconds = harness.median_seconds(lambda: call(_REPLY.value), _REPEATS.value)
-  reading = harness.median_seconds(lambda: call(1), _REPEATS.value)
+  medians = harness.median_seconds(
+    _REPEATS.value, whole=lambda: call(_REPLY.value), reading=lambda: call(1)
+  )
+  seconds, reading = medians['whole'], medians['reading']
   step = (seconds - reading) / (_REPLY.value - 1)
   tokens = _BATCH.value * _REPLY.value
   peak = harness.peak_memory_bytes()  # before the ceilings are measured
@@ -140,11 +126,11 @@ def _measure(
   rate = harness.matrix_rate(config.dtype)
   lengths = [_PROMPT.value] * _BATCH.value
   # Of the three thirds of a training step, reading prompts is the first.
-  read = harness.train_operations(config, lengths, _BATCH.value) / 3
+  read = policy.train_operations(config, lengths, _BATCH.value) / 3
   context = _PROMPT.value + _REPLY.value / 2
-  moved = harness.decode_bytes(config, _BATCH.value, context)
+  moved = policy.decode_bytes(config, _BATCH.value, context)
   return {
-    'preset': _CHECKPOINT.value or _PRESET.value,
+    'preset': _CHECKPOINT.value or policy.PRESET.value,
     'layers': config.num_layers,
     'device': jax.devices()[0].device_kind,
     'seconds': seconds,
@@ -162,13 +148,12 @@ def _measure(
 def _rollouts(
   config: qwen2.Config, params: qwen2.Params, rng: np.random.Generator
 ) -> dict[str, Any]:
-  """Seconds of equal episodes under both schedules, after one to compile."""
+  """Tokens per second of equal episodes under both schedules."""
   shape = (_BATCH.value, _TURNS.value)
   lengths = np.clip(rng.lognormal(np.log(100), 1.0, shape), 1, _REPLY.value)
   prompts = rng.integers(2, config.vocab_size, (*shape, _PROMPT.value))
 
-  def play(lockstep: bool) -> float:
-    start = time.perf_counter()
+  def play(lockstep: bool) -> None:
     slots = Batcher(config, _plan(), Sampling(), params, jax.random.key(2))
     ready = [(episode, 0) for episode in range(_BATCH.value)]
     left = prompts.shape[0] * prompts.shape[1]
@@ -187,17 +172,17 @@ def _rollouts(
         episode, turn = reply.request_id
         if turn + 1 < _TURNS.value:
           ready.append((episode, turn + 1))
-    return time.perf_counter() - start
 
-  play(False)
-  slots_s, lockstep_s = play(False), play(True)
+  seconds = harness.median_seconds(
+    1, slots=lambda: play(False), lockstep=lambda: play(True)
+  )
   said = float(np.sum(lengths.astype(int)))
   return {
-    'rollout_tokens_per_second': said / slots_s,
-    'lockstep_tokens_per_second': said / lockstep_s,
-    'slots_over_lockstep': lockstep_s / slots_s,
+    'rollout_tokens_per_second': said / seconds['slots'],
+    'lockstep_tokens_per_second': said / seconds['lockstep'],
+    'slots_over_lockstep': seconds['lockstep'] / seconds['slots'],
   }
 
 
 if __name__ == '__main__':
-  app.run(main)
+  harness.main(measure)

@@ -1,28 +1,126 @@
-"""What benchmarks share: medians, the device's ceilings, counts of work."""
+"""What all benchmarks share: the command, timing, and the device's ceilings.
+
+A benchmark is a file with its flags and one function, which returns what it
+measured: name -> number, text, or records that are printed as a table. At its
+end stands `harness.main(function)`.
+"""
 
 from __future__ import annotations
 
+import collections
 import json
 import resource
 import statistics
+import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
+import pandas as pd
+from absl import app, flags
 
-from hgpo_jax.model import qwen2
+from envs.base import EnvError
+
+T = TypeVar('T')
+
+_JSON = flags.DEFINE_bool('json', False, 'One JSON object as the last line.')
 
 
-def median_seconds(call: Callable[[], Any], repeats: int) -> float:
-  """Median wall time of a call, its results awaited."""
-  seconds = []
-  for _ in range(repeats):
-    start = time.perf_counter()
-    jax.block_until_ready(call())
-    seconds.append(time.perf_counter() - start)
-  return statistics.median(seconds)
+def repeats(default: int) -> flags.FlagHolder[int]:
+  """Defines --repeats, for a benchmark that times a call several times."""
+  return flags.DEFINE_integer('repeats', default, 'Timed calls.', lower_bound=1)
+
+
+def main(
+  measure: Callable[[], dict[str, Any]],
+  check: Callable[[dict[str, Any]], None] = lambda results: None,
+) -> None:
+  """Runs a benchmark as a command: measures, and prints what was found.
+
+  Args:
+    measure: makes the results.
+    check: looks at them when they are printed; may end the program.
+  """
+
+  def run(argv: list[str]) -> None:
+    if len(argv) > 1:
+      raise app.UsageError(f'Got {argv[1:]}, expected flags only.')
+    try:
+      results = measure()
+    except (EnvError, OSError) as error:
+      sys.exit(f'{type(error).__name__}: {error}')
+    print(text(results))
+    if _JSON.value:
+      print(json.dumps(results))
+    check(results)
+
+  app.run(run)
+
+
+def text(results: Mapping[str, Any]) -> str:
+  """A line for each number, and a table for each list of records."""
+  lines = []
+  for name, value in results.items():
+    if isinstance(value, list):
+      table = pd.DataFrame(value).to_string(
+        index=False, float_format='{:,.4g}'.format, na_rep=''
+      )
+      lines.append(f'\n{table}\n')
+    else:
+      shown = f'{value:,.4g}' if isinstance(value, float) else f'{value}'
+      lines.append(f'{name:34s}{shown:>24}')
+  return '\n'.join(lines).strip('\n')
+
+
+class Stopwatch:
+  """Seconds that calls took, by name.
+
+  Attributes:
+    seconds: name -> seconds of each of its calls, in order.
+  """
+
+  def __init__(self, clock: Callable[[], float] = time.perf_counter) -> None:
+    self.seconds: dict[str, list[float]] = collections.defaultdict(list)
+    self._clock = clock
+
+  def __call__(self, name: str, call: Callable[..., T], *args: Any) -> T:
+    """Makes a call and returns what it does."""
+    start = self._clock()
+    result = call(*args)
+    self.seconds[name].append(self._clock() - start)
+    return result
+
+  def median(self, name: str) -> float:
+    return statistics.median(self.seconds[name])
+
+  def rate(self, name: str) -> float:
+    """Calls per second, over all of them."""
+    return len(self.seconds[name]) / sum(self.seconds[name])
+
+
+def median_seconds(count: int, **calls: Callable[[], Any]) -> dict[str, float]:
+  """Median wall time of each call, its arrays awaited.
+
+  The calls take turns, so that what else the machine does falls on all of them.
+  Each is first called once untimed, to compile.
+
+  Args:
+    count: timed calls of each.
+    **calls: name -> what is timed.
+  """
+  watch = Stopwatch()
+
+  def awaited(name: str) -> Any:
+    return jax.block_until_ready(calls[name]())
+
+  for name in calls:
+    awaited(name)
+  for _ in range(count):
+    for name in calls:
+      watch(name, awaited, name)
+  return {name: watch.median(name) for name in calls}
 
 
 def copy_bandwidth() -> float:
@@ -30,8 +128,7 @@ def copy_bandwidth() -> float:
   size = 2**28 if jax.default_backend() == 'cpu' else 2**32  # bytes
   x = jax.random.bits(jax.random.key(0), (size // 4,), jnp.uint32)
   copy = jax.jit(lambda x: x + 1)
-  jax.block_until_ready(copy(x))
-  return 2 * size / median_seconds(lambda: copy(x), 7)
+  return 2 * size / median_seconds(7, copy=lambda: copy(x))['copy']
 
 
 def matrix_rate(dtype: str) -> float:
@@ -39,8 +136,7 @@ def matrix_rate(dtype: str) -> float:
   n = 2048 if jax.default_backend() == 'cpu' else 8192
   a, b = jax.random.normal(jax.random.key(0), (2, n, n), dtype)
   product = jax.jit(jnp.matmul)
-  jax.block_until_ready(product(a, b))
-  return 2 * n**3 / median_seconds(lambda: product(a, b), 7)
+  return 2 * n**3 / median_seconds(7, product=lambda: product(a, b))['product']
 
 
 def peak_memory_bytes() -> int:
@@ -48,62 +144,9 @@ def peak_memory_bytes() -> int:
   stats = jax.local_devices()[0].memory_stats()
   if stats and 'peak_bytes_in_use' in stats:
     return stats['peak_bytes_in_use']
+  return peak_process_bytes()
+
+
+def peak_process_bytes() -> int:
+  """Most memory that this process has ever held."""
   return 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-
-
-def report(results: Mapping[str, Any], as_json: bool) -> None:
-  """Prints a table, and one JSON object as the last line where wanted."""
-  for name, value in results.items():
-    shown = f'{value:,.4g}' if isinstance(value, float) else f'{value}'
-    print(f'{name:32s}{shown:>24}')
-  if as_json:
-    print(json.dumps(results))
-
-
-def round_up(size: int, multiple: int) -> int:
-  return -(-size // multiple) * multiple
-
-
-def block_params(config: qwen2.Config) -> int:
-  """Weights that one token is multiplied with in all blocks."""
-  heads = 2 * config.num_heads + 2 * config.num_kv_heads
-  attention = config.width * config.head_dim * heads
-  return config.num_layers * (attention + 3 * config.width * config.ff_width)
-
-
-def train_operations(
-  config: qwen2.Config, lengths: Sequence[int], unembedded: int
-) -> float:
-  """Operations of forward and backward: 6 per weight and token, and attention.
-
-  A token attends to half of its own text on average, in two products of
-  2 N H operations per pair; see Kaplan et al. 2020, sec. 2.1
-  (https://arxiv.org/abs/2001.08361), without recomputation.
-
-  Args:
-    config: the model's size.
-    lengths: tokens of each text.
-    unembedded: tokens whose logits are computed.
-  """
-  tokens, pairs = sum(lengths), sum(n * n for n in lengths) / 2
-  heads = config.num_layers * config.num_heads * config.head_dim
-  return (
-    6.0 * block_params(config) * tokens
-    + 6.0 * config.vocab_size * config.width * unembedded
-    + 12.0 * heads * pairs
-  )
-
-
-def decode_bytes(config: qwen2.Config, rows: int, context: float) -> float:
-  """Bytes that a decode step must read: weights, and the rows' own caches.
-
-  Args:
-    config: the model's size; weights count in its `dtype`.
-    rows: that decode together.
-    context: tokens of each in the cache.
-  """
-  head = config.vocab_size * config.width
-  weights = (block_params(config) + head) * jnp.dtype(config.dtype).itemsize
-  cached = 2 * config.num_layers * config.num_kv_heads * config.head_dim
-  cached *= jnp.dtype(config.cache_dtype).itemsize
-  return weights + rows * context * cached

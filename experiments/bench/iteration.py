@@ -11,16 +11,13 @@ scoring is one pass, of which an update holds two.
 
 from __future__ import annotations
 
-import contextlib
 import pathlib
 import tempfile
-import time
-from collections.abc import Iterator
 from typing import Any
 
 import jax
 import ml_collections
-from absl import app, flags, logging
+from absl import flags, logging
 
 from experiments.bench import harness
 from experiments.configs import alfworld_qwen
@@ -40,15 +37,13 @@ _GROUPS = flags.DEFINE_integer('groups', 16, 'Tasks, 8 episodes each.')
 _TURNS = flags.DEFINE_integer('turns', 5, 'Of every episode.')
 _REPLY = flags.DEFINE_integer('reply', 512, 'Tokens.')
 _ITERATIONS = flags.DEFINE_integer('iterations', 2, 'The last is timed.')
-_JSON = flags.DEFINE_bool('json', False, 'One JSON object as the last line.')
 
 
-def main(argv: list[str]) -> None:
-  if len(argv) > 1:
-    raise app.UsageError(f'Got {argv[1:]}, expected flags only.')
+def measure() -> dict[str, Any]:
+  """Times the parts of an iteration."""
   logging.set_verbosity(logging.WARNING)
   with tempfile.TemporaryDirectory() as folder:
-    harness.report(_measure(pathlib.Path(folder)), _JSON.value)
+    return _measure(pathlib.Path(folder))
 
 
 def _config() -> ml_collections.ConfigDict:
@@ -70,7 +65,7 @@ def _config() -> ml_collections.ConfigDict:
 
 def _measure(folder: pathlib.Path) -> dict[str, Any]:
   c = _config()
-  seconds: dict[str, float] = {}
+  watch = harness.Stopwatch()
   with (
     Compilations() as compilations,
     model_lib.on_mesh(c),
@@ -80,17 +75,18 @@ def _measure(folder: pathlib.Path) -> dict[str, Any]:
     run, reference = warm_start.warm_start(c, environments, folder / 'run')
     learner = run.make_learner()
     state = run.policy.init_state(reference, learner.optimizer)
+
+    def update(state: Any, played: Any, step: int) -> Any:
+      return jax.block_until_ready(
+        learner.update(state, reference, played, (0, step))
+      )
+
     for step in range(_ITERATIONS.value):
-      with _timed(seconds, 'rollout'):
-        played = run.rollout(policy_lib.policy_of(state), step)
+      played = watch('rollout', run.rollout, policy_lib.policy_of(state), step)
       turns = [turn for t in played for turn in t.turns]
-      with _timed(seconds, 'advantages'):
-        learner.advantages(played, (0, step))
-      with _timed(seconds, 'scoring'):
-        learner.log_probs(reference, turns)
-      with _timed(seconds, 'update'):
-        state, scalars = learner.update(state, reference, played, (0, step))
-        jax.block_until_ready(state)
+      watch('advantages', learner.advantages, played, (0, step))
+      watch('scoring', learner.log_probs, reference, turns)
+      state, scalars = watch('update', update, state, played, step)
   return {
     'preset': _PRESET.value,
     'device': jax.devices()[0].device_kind,
@@ -98,7 +94,7 @@ def _measure(folder: pathlib.Path) -> dict[str, Any]:
     'turns': len(turns),
     'prompt_tokens': sum(t.prompt.size for t in turns),
     'reply_tokens': sum(t.reply.size for t in turns),
-    **{f'{name}_seconds': value for name, value in seconds.items()},
+    **{f'{name}_seconds': x[-1] for name, x in watch.seconds.items()},
     'sampler_kl': scalars['sampler_kl'],
     'real_tokens': scalars['real_tokens'],
     'compilations': compilations.count,
@@ -122,12 +118,5 @@ def _written(
   return str(folder)
 
 
-@contextlib.contextmanager
-def _timed(seconds: dict[str, float], name: str) -> Iterator[None]:
-  start = time.perf_counter()
-  yield
-  seconds[name] = time.perf_counter() - start
-
-
 if __name__ == '__main__':
-  app.run(main)
+  harness.main(measure)

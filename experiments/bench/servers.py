@@ -9,42 +9,40 @@ process, behind servers as `env.servers` starts them, and at addresses as
 of `step_envs` plays one action in every episode. With --run, which names the
 folder of a run, says what share of its iterations they would take. Times are
 wall times, since most of the work is in other processes: compare them on a
-machine with nothing else to do. With --json the last line is one JSON object.
+machine with nothing else to do.
 """
 
 from __future__ import annotations
 
 import contextlib
-import json
 import pathlib
 import random
 import statistics
-import sys
-import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from absl import app, flags
+from absl import flags
 
 from envs import inline, registry
 from envs.base import EnvError, Step, Task
 from envs.serving import client, local
+from experiments.bench import harness
+from experiments.folders import RunFolder
 
 _EPISODES = flags.DEFINE_integer('episodes', 128, 'At once.', lower_bound=1)
 _STEPS = flags.DEFINE_integer('steps', 50, 'Calls to time.', lower_bound=1)
 _SERVERS = flags.DEFINE_integer('servers', 2, 'Processes.', lower_bound=1)
 _RUN = flags.DEFINE_string('run', '', "A run's folder, to compare with.")
-_JSON = flags.DEFINE_bool('json', False, 'End with one JSON object.')
 
 WORLD = 'alfworld'
 
 
 def play(
   step_envs: inline.Client, episodes: int, steps: int
-) -> tuple[list[float], list[dict[int, Step]]]:
-  """Plays random actions; returns seconds per call of actions, and steps."""
+) -> tuple[float, list[dict[int, Step]]]:
+  """Plays random actions; returns median seconds per call, and the steps."""
   answers = [step_envs({i: Task('train', i) for i in range(episodes)})]
-  seconds = []
+  watch = harness.Stopwatch()
   for turn in range(steps):
     actions = {
       env_id: Task('train', env_id)  # rarely: few random games are won
@@ -52,10 +50,8 @@ def play(
       else random.Random(f'{env_id} {turn}').choice(step.admissible)
       for env_id, step in answers[-1].items()
     }
-    start = time.perf_counter()
-    answers.append(step_envs(actions))
-    seconds.append(time.perf_counter() - start)
-  return seconds, answers
+    answers.append(watch('call', step_envs, actions))
+  return watch.median('call'), answers
 
 
 @contextlib.contextmanager
@@ -72,12 +68,15 @@ def remote(
     yield stack.enter_context(client.GrpcClient(addresses, WORLD, options))
 
 
-def run(episodes: int, steps: int, servers: int) -> dict[str, float]:
-  """Medians in microseconds per step of one episode, and per call.
+def measure() -> dict[str, Any]:
+  """Plays in all kinds of environments.
 
   Raises: EnvError where a server fails, or the answers differ.
   """
-  options = {'max_turns': steps + 1, 'family': 'full'}
+  episodes, servers = _EPISODES.value, _SERVERS.value
+  run = RunFolder(pathlib.Path(_RUN.value)) if _RUN.value else None
+  iteration = us_per_step(run) if run else None
+  options = {'max_turns': _STEPS.value + 1, 'family': 'full'}
   kinds: dict[str, Callable[[], Any]] = {
     'inline': lambda: inline.InlineClient(
       registry.make_world(WORLD, options).make_env
@@ -85,65 +84,32 @@ def run(episodes: int, steps: int, servers: int) -> dict[str, float]:
     'local': lambda: local.open_client(WORLD, options, servers),
     'remote': lambda: remote(servers, options),
   }
-  result: dict[str, float] = {'episodes': episodes, 'servers': servers}
+  table: list[dict[str, Any]] = []
   expected = None
   for name, make in kinds.items():
     with make() as step_envs:
       play(step_envs, episodes, 2)  # games are loaded, untimed
-      seconds, answers = play(step_envs, episodes, steps)
+      call, answers = play(step_envs, episodes, _STEPS.value)
     if expected is not None and answers != expected:
       raise EnvError(f'{name} answers otherwise than inline.')
     expected = answers
-    call = statistics.median(seconds)
-    result[f'{name}_us_per_call'] = 1e6 * call
-    result[f'{name}_us_per_step'] = 1e6 * call / episodes
-  for name in ('local', 'remote'):
-    result[f'{name}_overhead_us_per_step'] = (
-      result[f'{name}_us_per_step'] - result['inline_us_per_step']
-    )
-  return result
-
-
-def us_per_step(folder: pathlib.Path) -> float:
-  """What an iteration of a run takes for each step of its rollout, median."""
-  rollout = json.loads((folder / 'config.json').read_text())['rollout']
-  episodes = rollout['groups'] * rollout['group_size']
-  lines = (folder / 'metrics.jsonl').read_text().splitlines()
-  return 1e6 * statistics.median(
-    (r['time/rollout_s'] + r['time/update_s']) / (r['rollout/turns'] * episodes)
-    for r in map(json.loads, lines)
-  )
-
-
-def table(result: dict[str, float], iteration: float | None) -> str:
-  """The three side by side; `iteration` is in microseconds per step."""
-  lines = [f'{"median us":12}{"call":>10}{"step":>10}{"overhead":>10}']
-  for name in ('inline', 'local', 'remote'):
-    call, step = result[f'{name}_us_per_call'], result[f'{name}_us_per_step']
-    overhead = step - result['inline_us_per_step']
-    line = f'{name:12}{call:10,.0f}{step:10.1f}{overhead:10.1f}'
+    step = 1e6 * call / episodes
+    row = {'median us': name, 'call': 1e6 * call, 'step': step}
+    row['overhead'] = step - table[0]['step'] if table else 0.0
     if iteration:
-      line += f'  {step / iteration:.1%} of an iteration'
-    lines.append(line)
-  return '\n'.join(lines)
+      row['share of an iteration'] = step / iteration
+    table.append(row)
+  return {'episodes': episodes, 'servers': servers, 'table': table}
 
 
-def main(argv: list[str]) -> None:
-  if len(argv) > 1:
-    raise app.UsageError(f'Unknown arguments: {argv[1:]}')
-  try:
-    iteration = us_per_step(pathlib.Path(_RUN.value)) if _RUN.value else None
-    result = run(_EPISODES.value, _STEPS.value, _SERVERS.value)
-  except (EnvError, OSError) as error:
-    sys.exit(f'{type(error).__name__}: {error}')
-  print(
-    f'{_EPISODES.value} episodes, {_SERVERS.value} servers, '
-    f'{_STEPS.value} calls: no difference'
+def us_per_step(run: RunFolder) -> float:
+  """What an iteration of a run takes for each step of its rollout, median."""
+  return 1e6 * statistics.median(
+    (line['time/rollout_s'] + line['time/update_s'])
+    / (line['rollout/turns'] * run.episodes)
+    for line in run.metrics
   )
-  print(table(result, iteration))
-  if _JSON.value:
-    print(json.dumps(result))
 
 
 if __name__ == '__main__':
-  app.run(main)
+  harness.main(measure)

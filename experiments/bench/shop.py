@@ -12,7 +12,6 @@ import itertools
 import json
 import lzma
 import random
-import resource
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -29,6 +28,7 @@ from envs.webshop.postings import Postings
 from envs.webshop.reward import OPTION_HITS
 from envs.webshop.shop import Packed, Shop, document, draw_for, pack
 from envs.webshop.store import open_or_build
+from experiments.bench import harness
 
 _TITLE = 12  # pieces of a drawn text that become its title
 _BATCH = 10_000  # texts drawn at a time
@@ -93,28 +93,21 @@ def brute_force(postings: Postings, query: str, limit: int = 50) -> search.Hits:
   return search.Hits(rows[best], rounded[rows[best]])
 
 
-def timed(call: Callable[..., Any], *args: Any) -> tuple[Any, float]:
-  """Calls and says how many seconds it took."""
-  start = time.process_time()
-  result = call(*args)
-  return result, time.process_time() - start
-
-
 def bench_search(
   postings: Postings, queries: Sequence[str]
 ) -> dict[str, float]:
   """Milliseconds a search, and how many searches brute force contradicts."""
-  seconds, different = [], 0
+  watch, different = harness.Stopwatch(time.process_time), 0
   for query in queries:
-    found, took = timed(search.search, postings, query)
-    seconds.append(took)
+    found = watch('search', search.search, postings, query)
     expected = brute_force(postings, query)
     different += not all(map(np.array_equal, found, expected))
+  seconds = watch.seconds['search']
   return {
     'searches': len(queries),
     'searches_unlike_brute_force': different,
-    'searches_per_second': len(seconds) / sum(seconds),
-    'search_ms_median': 1e3 * float(np.median(seconds)),
+    'searches_per_second': watch.rate('search'),
+    'search_ms_median': 1e3 * watch.median('search'),
     'search_ms_99th': 1e3 * float(np.percentile(seconds, 99)),
   }
 
@@ -149,10 +142,10 @@ def run(folder: Path, number: int, steps: int) -> dict[str, Any]:
   ):
     with tempfile.TemporaryDirectory() as cache:
       build = _builder(products)
-      start = time.perf_counter()
-      packed = open_or_build(Path(cache), name, build)
-      results[f'{name}_build_seconds'] = time.perf_counter() - start
-      results[f'{name}_build_gigabytes'] = _peak_bytes() / 1e9
+      watch = harness.Stopwatch()
+      packed = watch('build', open_or_build, Path(cache), name, build)
+      results[f'{name}_build_seconds'] = watch.median('build')
+      results[f'{name}_build_gigabytes'] = harness.peak_process_bytes() / 1e9
       arrays = (*packed[:-2], *packed.goals, *packed.postings)
       results[f'{name}_products'] = len(packed.prices)
       results[f'{name}_mapped_gigabytes'] = sum(x.nbytes for x in arrays) / 1e9
@@ -165,7 +158,3 @@ def run(folder: Path, number: int, steps: int) -> dict[str, Any]:
 
 def _builder(products: Iterable[Product]) -> Callable[[], Packed]:
   return lambda: pack(products, draw_for(0, False))
-
-
-def _peak_bytes() -> int:
-  return 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

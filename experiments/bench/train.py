@@ -17,27 +17,20 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import pathlib
-import tempfile
 from typing import Any
 
 import jax
 import numpy as np
-from absl import app, flags
+from absl import flags
 
-from experiments.bench import harness, transformers
+from experiments.bench import harness, policy, transformers
 from hgpo_jax import types
-from hgpo_jax.model import lora, qwen2, weights
+from hgpo_jax.model import lora, qwen2
 from hgpo_jax.sampler import scoring
 from hgpo_jax.train import optimizer as optimizer_lib
 from hgpo_jax.train import packing, update
 from hgpo_jax.train.compilations import Compilations
 
-_PRESET = flags.DEFINE_enum('preset', 'small', list(qwen2.CONFIGS), 'Size.')
-_LAYERS = flags.DEFINE_integer('layers', 0, "Blocks; 0 keeps the preset's.")
-_DTYPE = flags.DEFINE_enum(
-  'dtype', 'float32', ['float32', 'bfloat16'], 'Of activations.'
-)
 _REMAT = flags.DEFINE_enum('remat', 'none', list(qwen2.REMAT), 'What is kept.')
 _ROW_TOKENS = flags.DEFINE_integer('row_tokens', 192, 'L.', lower_bound=2)
 _ROWS = flags.DEFINE_integer('rows', 16, 'B of a micro-batch.', lower_bound=1)
@@ -50,14 +43,12 @@ _MOMENTS = flags.DEFINE_enum(
 )
 _LORA = flags.DEFINE_integer('lora_rank', 0, 'Train adapters; 0 trains all.')
 _BASELINE = flags.DEFINE_enum('baseline', '', ['', 'transformers'], 'Beside.')
-_REPEATS = flags.DEFINE_integer('repeats', 7, 'Timed steps.', lower_bound=1)
-_JSON = flags.DEFINE_bool('json', False, 'One JSON object as the last line.')
+_REPEATS = harness.repeats(7)
 
 
-def main(argv: list[str]) -> None:
-  if len(argv) > 1:
-    raise app.UsageError(f'Got {argv[1:]}, expected flags only.')
-  config = _config()
+def measure() -> dict[str, Any]:
+  """Times an optimiser step, and what it is compared with."""
+  config = policy.config(remat=_REMAT.value)
   shapes = _shapes()
   turns = _turns(config, shapes)
   with Compilations() as compilations:
@@ -72,24 +63,14 @@ def main(argv: list[str]) -> None:
     results['baseline_seconds'] = seconds
     results['baseline_tokens_per_second'] = tokens / seconds
     results['ratio'] = seconds / results['seconds']
-  harness.report(results, _JSON.value)
-
-
-def _config() -> qwen2.Config:
-  preset = qwen2.CONFIGS[_PRESET.value]
-  return dataclasses.replace(
-    preset,
-    num_layers=_LAYERS.value or preset.num_layers,
-    dtype=_DTYPE.value,
-    remat=_REMAT.value,
-  )
+  return results
 
 
 def _shapes() -> packing.Shapes:
   per_row = 1
   if _MEDIAN_PROMPT.value:
     per_row = 1 + 2 * _ROW_TOKENS.value // _MEDIAN_PROMPT.value
-  replies = harness.round_up(per_row * _REPLY.value, _CHUNK.value)
+  replies = -(-per_row * _REPLY.value // _CHUNK.value) * _CHUNK.value
   return packing.Shapes(
     tokens=_ROW_TOKENS.value,
     replies=replies if per_row > 1 else _REPLY.value,
@@ -112,16 +93,7 @@ def _turns(config: qwen2.Config, shapes: packing.Shapes) -> list[types.Turn]:
       drawn = rng.lognormal(np.log(_MEDIAN_PROMPT.value), 0.4)
       length = int(np.clip(drawn, 16, longest))
     text = rng.integers(2, config.vocab_size, length + shapes.reply)
-    return types.Turn(
-      prompt=text[:length].astype(np.int32),
-      reply=text[length:].astype(np.int32),
-      log_probs=np.zeros(shapes.reply, np.float32),
-      choices=(),
-      observation='',
-      action='',
-      valid=True,
-      reward=0.0,
-    )
+    return policy.turn(text[:length], text[length:])
 
   turns: list[types.Turn] = []
   while True:
@@ -141,9 +113,7 @@ def _measure(
   if _LORA.value:
     adapter = qwen2.Lora(_LORA.value, 2.0 * _LORA.value)
     adapted = dataclasses.replace(config, lora=adapter, param_dtype='bfloat16')
-  params = jax.jit(qwen2.init_params, static_argnums=0)(
-    adapted, jax.random.key(0)
-  )
+  params = policy.random_params(adapted)
   adapters, frozen = lora.split(params) if _LORA.value else (params, None)
   del params
   optimizer = optimizer_lib.make_optimizer(
@@ -175,17 +145,16 @@ def _measure(
     state, scalars = step(state, batch)
     return scalars
 
-  jax.block_until_ready(train())
-  seconds = harness.median_seconds(train, _REPEATS.value)
+  seconds = harness.median_seconds(_REPEATS.value, step=train)['step']
   peak = harness.peak_memory_bytes()  # before the ceilings are measured
   rate = harness.matrix_rate(config.dtype)
   lengths = [len(t.prompt) + len(t.reply) - 1 for t in turns]
   replies = len(turns) * shapes.reply
-  work = harness.train_operations(config, lengths, replies)
+  work = policy.train_operations(config, lengths, replies)
   if _LORA.value:  # no gradient of what is frozen
     work *= 2 / 3
   return {
-    'preset': _PRESET.value,
+    'preset': policy.PRESET.value,
     'layers': config.num_layers,
     'device': jax.devices()[0].device_kind,
     'turns': len(turns),
@@ -206,18 +175,11 @@ def _baseline_seconds(config: qwen2.Config, turns: list[types.Turn]) -> float:
   for row, turn in enumerate(turns):
     text = np.concatenate([turn.prompt, turn.reply])
     tokens[row, -len(text) :] = text
-  plain = dataclasses.replace(config, lora=None)
-  params = jax.jit(qwen2.init_params, static_argnums=0)(
-    plain, jax.random.key(0)
-  )
-  with tempfile.TemporaryDirectory() as folder:
-    path = pathlib.Path(folder) / 'policy'
-    weights.save(path, plain, params, dtype='float32')
-    del params
+  with policy.written(config, policy.random_params(config), 'float32') as path:
     return transformers.train_seconds(
       path, tokens, _REPLY.value, config.dtype, _REPEATS.value
     )
 
 
 if __name__ == '__main__':
-  app.run(main)
+  harness.main(measure)

@@ -6,13 +6,13 @@ torch is no dependency of the project; where it is missing, this says so.
 from __future__ import annotations
 
 import pathlib
-import statistics
 import sys
-import time
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+
+from experiments.bench import harness
 
 
 def _model(folder: pathlib.Path, dtype: str) -> tuple[Any, Any]:
@@ -30,14 +30,12 @@ def _model(folder: pathlib.Path, dtype: str) -> tuple[Any, Any]:
 
 
 def _median_seconds(torch: Any, call: Callable[[], Any], repeats: int) -> float:
-  seconds = []
-  for _ in range(repeats + 1):  # the first one warms up
-    start = time.perf_counter()
+  def synchronised() -> None:
     call()
     if torch.cuda.is_available():
       torch.cuda.synchronize()
-    seconds.append(time.perf_counter() - start)
-  return statistics.median(seconds[1:])
+
+  return harness.median_seconds(repeats, call=synchronised)['call']
 
 
 def generate_seconds(

@@ -7,9 +7,10 @@ from collections.abc import Mapping
 
 import matplotlib
 import numpy as np
+from scipy import stats
 
-from experiments.comparison import statistics
-from experiments.comparison.gather import Run
+from experiments.comparison.gather import Runs
+from experiments.folders import RunFolder
 
 matplotlib.use('agg')
 from matplotlib import pyplot  # noqa: E402
@@ -25,7 +26,7 @@ def window(iterations: int) -> int:
 def curves(
   path: pathlib.Path,
   labels: Mapping[str, str],
-  runs: Mapping[str, Mapping[int, Run]],
+  runs: Runs,
   reference: str,
 ) -> None:
   """Draws success in training over episodes: each seed, their mean, its band.
@@ -67,18 +68,42 @@ def curves(
 
 def _curve(axis: pyplot.Axes, episodes: np.ndarray, seeds: np.ndarray) -> None:
   axis.plot(episodes, seeds.T, color='tab:blue', alpha=0.35, linewidth=0.7)
-  mean, half = statistics.band(seeds)
+  mean, half = band(seeds)
   axis.plot(episodes, mean, color='tab:blue')
   axis.fill_between(
     episodes, mean - half, mean + half, color='tab:blue', alpha=0.15, lw=0
   )
 
 
-def _smoothed(runs: Mapping[int, Run]) -> tuple[np.ndarray, np.ndarray]:
+def _smoothed(runs: Mapping[int, RunFolder]) -> tuple[np.ndarray, np.ndarray]:
   """Episodes `[T']` at the middle of each window, and percent `[S, T']`."""
   success = np.stack([run.success for run in runs.values()])
   per_iteration = next(iter(runs.values())).episodes
   width = window(success.shape[1])
-  seeds = 100 * statistics.smooth(success, width)
+  seeds = 100 * smooth(success, width)
   middles = np.arange(seeds.shape[1]) + width / 2
   return per_iteration * middles, seeds
+
+
+def smooth(values: np.ndarray, width: int) -> np.ndarray:
+  """Means of `width` neighbours: `[..., T]` -> `[..., T - width + 1]`."""
+  sums = np.cumsum(np.insert(values, 0, 0.0, axis=-1), axis=-1)
+  return (sums[..., width:] - sums[..., :-width]) / width
+
+
+def band(curves: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+  """Mean over seeds, and half the width of its pointwise 95 % interval.
+
+  Student's, with S - 1 degrees of freedom; 0 for a single seed.
+
+  Args:
+    curves: `[S, T]`.
+
+  Returns: two `[T]`.
+  """
+  seeds = len(curves)
+  mean = curves.mean(0)
+  if seeds == 1:
+    return mean, np.zeros_like(mean)
+  t = stats.t.ppf(0.975, seeds - 1)
+  return mean, t * curves.std(0, ddof=1) / seeds**0.5

@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-import csv
-import io
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
+import pandas as pd
 
+from envs import registry
+from envs.base import Task
 from experiments import reported
-from experiments.comparison import gather
-from experiments.comparison.gather import FINAL, START, Run
+from experiments.comparison.gather import Runs
+from experiments.folders import RunFolder
 
 ALL = 'All'
-_FIELDS = ('method', 'seed', 'phase', 'split', 'column', 'games', 'success')
+START, FINAL = 'warm_start', 'final'  # the phases of a summary
 
 
 class Results(NamedTuple):
@@ -31,45 +32,75 @@ class Results(NamedTuple):
   methods: Mapping[str, Any]
   references: Sequence[str]
   seeds: Sequence[int]
-  runs: Mapping[str, Mapping[int, Run]]
+  runs: Runs
   sessions: Sequence[Mapping[str, Any]]
 
   @property
-  def any_run(self) -> Run:
+  def any_run(self) -> RunFolder:
     return next(run for seeds in self.runs.values() for run in seeds.values())
 
   @property
   def splits(self) -> Sequence[str]:
     return self.any_run.config['eval']['splits']
 
+  def runs_of(self, method: str) -> list[RunFolder]:
+    """The runs of a method, one per seed; perhaps none."""
+    return list(self.runs.get(method, {}).values())
+
   def columns(self, split: str) -> dict[str, np.ndarray]:
     """Column -> which games `[G]` of a split it is about; the last is all."""
-    kinds = gather.columns(self.any_run, split)
-    order = [kind for kind in (*reported.COLUMNS, *kinds) if kind in kinds]
-    found = {reported.COLUMNS.get(kind, kind): kinds[kind] for kind in order}
-    return {**found, ALL: np.ones_like(kinds[order[0]])}
+    env = self.any_run.config['env']
+    world = registry.make_world(env['world'], registry.options_of(env))
+    games = range(self.any_run.outcomes(FINAL, split).size)
+    kinds = np.array([str(world.kind(Task(split, i))) for i in games])
+    order = dict.fromkeys([*reported.COLUMNS, *sorted(kinds)])
+    found = {
+      reported.COLUMNS.get(kind, kind): kinds == kind
+      for kind in order
+      if kind in kinds
+    }
+    return {**found, ALL: np.ones(len(games), bool)}
 
   def differences(
     self, method: str, reference: str, split: str
   ) -> tuple[Sequence[int], np.ndarray]:
-    """Paired differences in percent `[S, G]`, and the seeds of both."""
-    own = self.runs.get(method, {})
-    seeds, values = gather.paired(own, self.runs.get(reference, {}), split)
-    return seeds, 100 * values
+    """Paired differences of final success in percent, and their seeds.
+
+    Returns: the seeds S that both have, and `[S, G]`.
+    """
+    own, other = self.runs.get(method, {}), self.runs.get(reference, {})
+    seeds = sorted(own.keys() & other.keys())
+    if not seeds:
+      return seeds, np.zeros((0, 0))
+    mine, theirs = (
+      won([runs[seed] for seed in seeds], FINAL, split) for runs in (own, other)
+    )
+    return seeds, 100 * (mine - theirs)
+
+  def csv(self) -> str:
+    """Writes one line per run, phase, split and column."""
+    records = []
+    for split in self.splits:
+      masks = self.columns(split)
+      for method in self.methods:
+        for seed, run in sorted(self.runs.get(method, {}).items()):
+          for phase in (START, FINAL):
+            outcomes = run.outcomes(phase, split)
+            for column, mask in masks.items():
+              records.append(
+                {
+                  'method': method,
+                  'seed': seed,
+                  'phase': phase,
+                  'split': split,
+                  'column': column,
+                  'games': int(mask.sum()),
+                  'success': round(outcomes[mask].mean(), 4),
+                }
+              )
+    return pd.DataFrame(records).to_csv(index=False, lineterminator='\n')
 
 
-def csv_text(results: Results) -> str:
-  """Writes one line per run, phase, split and column."""
-  out = io.StringIO()
-  writer = csv.writer(out, lineterminator='\n')
-  writer.writerow(_FIELDS)
-  for split in results.splits:
-    masks = results.columns(split)
-    for method in results.methods:
-      for seed, run in sorted(results.runs.get(method, {}).items()):
-        for phase in (START, FINAL):
-          won = run.outcomes(phase, split)
-          for column, mask in masks.items():
-            values = (int(mask.sum()), round(won[mask].mean(), 4))
-            writer.writerow([method, seed, phase, split, column, *values])
-  return out.getvalue()
+def won(runs: Sequence[RunFolder], phase: str, split: str) -> np.ndarray:
+  """The outcomes of a method's runs, `[S, G]`."""
+  return np.stack([run.outcomes(phase, split) for run in runs])

@@ -1,51 +1,55 @@
-"""The report's tables: success, paired differences, reported numbers."""
+"""The report's tables: success, paired differences, reported numbers.
+
+A section is its blocks of Markdown, in order.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from experiments import reported
-from experiments.comparison import gather, statistics
-from experiments.comparison.gather import FINAL, START, Run
-from experiments.comparison.results import ALL, Results
+from experiments import bootstrap, markdown, reported
+from experiments.bootstrap import Interval
+from experiments.comparison.results import ALL, FINAL, START, Results, won
+from experiments.folders import RunFolder
+from experiments.markdown import MISSING, UNREPORTED
 
-MISSING, UNREPORTED = 'missing', '-'
 _SIZE = '1.5b'  # of the reported models that stand beside ours
 _SPLITS = {
   'valid_seen': 'in distribution',
   'valid_unseen': 'out of distribution',
 }
-_Row = tuple[str, Sequence[Run], str]  # label, runs, phase
+_VERDICTS = {0: markdown.NO_DIFFERENCE, 1: 'higher', -1: 'lower'}
+_Row = tuple[str, Sequence[RunFolder], str]  # label, runs, phase
 
 
-def success_section(results: Results) -> list[str]:
-  lines = ['## Success by type of task', '']
-  lines.append('Mean over seeds ± sample standard deviation between seeds.')
+def success_section(results: Results) -> Iterator[str]:
+  yield '## Success by type of task'
+  yield 'Mean over seeds ± sample standard deviation between seeds.'
+  finals = [
+    (method.label, results.runs_of(name), FINAL)
+    for name, method in results.methods.items()
+  ]
   for split in results.splits:
     masks = results.columns(split)
-    rows = [
-      [label, *_success_cells(runs, phase, split, masks)]
-      for label, runs, phase in (*_starts(results), *_finals(results))
-    ]
-    lines += ['', f'### {split_name(split).capitalize()} ({split})', '']
-    lines += table(['method', 'seeds', *masks], rows)
-  return lines
-
-
-def _finals(results: Results) -> list[_Row]:
-  return [
-    (m.label, list(results.runs.get(name, {}).values()), FINAL)
-    for name, m in results.methods.items()
-  ]
+    rows = []
+    for label, runs, phase in (*_starts(results), *finals):
+      cells = [MISSING] * len(masks)
+      if runs:
+        percent = 100 * won(runs, phase, split)  # [S, G]
+        by_seed = [percent[:, mask].mean(1) for mask in masks.values()]
+        cells = [f'{reported.figure_of(x):.1f}' for x in by_seed]
+      rows.append([label, str(len(runs)), *cells])
+    yield f'### {split_name(split).capitalize()} ({split})'
+    yield markdown.table(['method', 'seeds', *masks], rows)
 
 
 def _starts(results: Results) -> list[_Row]:
   """The warm starts; methods with other prompts have their own."""
   alike: dict[str, list[str]] = {}  # settings -> methods
   for name in results.methods:
-    for run in list(results.runs.get(name, {}).values())[:1]:
+    for run in results.runs_of(name)[:1]:
       settings = [run.config[x] for x in ('env', 'policy', 'warmstart')]
       alike.setdefault(repr(settings), []).append(name)
   most = max(alike.values(), key=len)
@@ -58,161 +62,109 @@ def _starts(results: Results) -> list[_Row]:
   return rows
 
 
-def _success_cells(
-  runs: Sequence[Run],
-  phase: str,
-  split: str,
-  masks: Mapping[str, np.ndarray],
-) -> list[str]:
-  if not runs:
-    return ['0', *[MISSING] * len(masks)]
-  won = 100 * gather.won(runs, phase, split)  # [S, G]
-  cells = [_spread(won[:, mask].mean(1)) for mask in masks.values()]
-  return [str(len(runs)), *cells]
-
-
-def differences_section(results: Results, reference: str) -> list[str]:
+def differences_section(results: Results, reference: str) -> Iterator[str]:
   if reference not in results.runs or reference not in results.methods:
-    return []
+    return
   others = [name for name in results.methods if name != reference]
   label = results.methods[reference].label
-  lines = [
-    f'## Differences to {label}',
-    '',
+  yield f'## Differences to {label}'
+  yield (
     f'Points of success, a method minus {label}, with 95 % intervals: games '
     '(shared by the methods) and seeds are redrawn together, '
-    f'{statistics.DRAWS:,} times. Where an interval contains 0, no difference '
-    'was seen. The last column holds the difference of each seed.',
-  ]
+    f'{bootstrap.DRAWS:,} times. Where an interval contains 0, no difference '
+    'was seen. The last column holds the difference of each seed.'
+  )
+  head = ['method', 'seeds', 'difference', 'verdict', 'by seed']
   for split in results.splits:
-    rows = [
-      [
-        results.methods[name].label,
-        *_difference_cells(*results.differences(name, reference, split)),
-      ]
-      for name in others
-    ]
-    head = ['method', 'seeds', 'difference', 'verdict', 'by seed']
-    lines += ['', f'### {ALL}, {split_name(split)}', '', *table(head, rows)]
-  return [*lines, '', *_by_type(results, reference, others)]
-
-
-def _by_type(
-  results: Results, reference: str, others: Sequence[str]
-) -> list[str]:
-  lines = [
-    '### By type of task',
-    '',
+    yield f'### {ALL}, {split_name(split)}'
+    yield markdown.table(
+      head,
+      (
+        [
+          results.methods[name].label,
+          *_difference(*results.differences(name, reference, split)),
+        ]
+        for name in others
+      ),
+    )
+  yield '### By type of task'
+  yield (
     'Intervals that do not contain 0 are bold. One in 20 would be so by chance '
-    'if no method differed.',
-  ]
+    'if no method differed.'
+  )
   for split in results.splits:
     masks = results.columns(split)
-    rows = [
-      [
-        results.methods[name].label,
-        *_cells_by_type(results.differences(name, reference, split)[1], masks),
-      ]
-      for name in others
-    ]
-    lines += ['', *table([split_name(split), *masks], rows)]
-  return lines
+    rows = []
+    for name in others:
+      _, values = results.differences(name, reference, split)
+      cells = [MISSING] * len(masks)
+      if values.size:
+        found = [bootstrap.pigeonhole(values[:, x]) for x in masks.values()]
+        cells = [f'**{x:+.1f}**' if x.sign else f'{x:+.1f}' for x in found]
+      rows.append([results.methods[name].label, *cells])
+    yield markdown.table([split_name(split), *masks], rows)
 
 
-def _difference_cells(seeds: Sequence[int], values: np.ndarray) -> list[str]:
+def _difference(seeds: Sequence[int], values: np.ndarray) -> list[str]:
   """The interval of `[S, G]` differences, what it says, and each seed's."""
   if not seeds:
     return ['0', MISSING, MISSING, '']
-  found = statistics.interval(values)
+  found = bootstrap.pigeonhole(values)
   by_seed = ', '.join(f'{x:+.1f}' for x in values.mean(1))
-  return [str(len(seeds)), _interval(found), found.verdict, by_seed]
+  return [str(len(seeds)), f'{found:+.1f}', verdict(found), by_seed]
 
 
-def _cells_by_type(
-  values: np.ndarray, masks: Mapping[str, np.ndarray]
-) -> list[str]:
-  """The intervals of `[S, G]` differences, column by column."""
-  if not values.size:
-    return [MISSING] * len(masks)
-  cells = []
-  for mask in masks.values():
-    found = statistics.interval(values[:, mask])
-    seen = found.verdict != statistics.NO_DIFFERENCE
-    cells.append(f'**{_interval(found)}**' if seen else _interval(found))
-  return cells
+def verdict(difference: Interval) -> str:
+  """What may be said of a difference: its sign, or nothing."""
+  return _VERDICTS[difference.sign]
 
 
-def reported_section(results: Results) -> list[str]:
+def reported_section(results: Results) -> Iterator[str]:
   """What papers report of ALFWorld; nothing in other worlds."""
   if results.any_run.config['env']['world'] != 'alfworld':
-    return []
+    return
+  splits = [split for split in _SPLITS if split in results.splits]
   rows = []
   for name, method in results.methods.items():
-    runs = list(results.runs.get(name, {}).values())
+    runs = results.runs_of(name)
     ours = [
-      _spread(100 * gather.won(runs, FINAL, split).mean(1)) if runs else MISSING
-      for split in _SPLITS
-      if split in results.splits
+      f'{reported.figure_of(100 * won(runs, FINAL, split).mean(1)):.1f}'
+      if runs
+      else MISSING
+      for split in splits
     ]
-    found = [_figures(row) for row in _reported_rows(method.reported)]
-    for cells in found or [[UNREPORTED] * 4]:
+    for cells in _reported(method.reported) or [[UNREPORTED] * 4]:
       rows.append([method.label, *ours, *cells])
-  ours_head = [f'ours, {_SPLITS[s]}' for s in _SPLITS if s in results.splits]
+  ours_head = [f'ours, {_SPLITS[split]}' for split in splits]
   head = ['method', *ours_head, *_SPLITS.values(), 'one figure', 'source']
-  return [
-    '## Reported numbers',
-    '',
+  yield '## Reported numbers'
+  yield (
     f'Of Qwen2.5-{_SIZE.upper()} on the released ALFWorld games, beside ours. '
     'Sizes and worlds differ (here a tiny policy plays small generated rooms), '
     'so that orders may be compared but no levels. A source that gives one '
-    'figure does not say which split it is of.',
-    '',
-    *table(head, rows),
-  ]
+    'figure does not say which split it is of.'
+  )
+  yield markdown.table(head, rows)
 
 
-def _reported_rows(cell: tuple[str, int] | None) -> list[reported.Row]:
-  """Rows of a method and its K; where there are variants, the mean-only one."""
+def _reported(cell: tuple[str, int] | None) -> list[list[str]]:
+  """Of a method and its K; where there are variants, the mean-only one."""
   if cell is None:
     return []
   method, history = cell
-  names = (method, f'{method}, without std')
-  return [
-    row
-    for row in reported.ROWS
-    if row.method in names
-    and row.size == _SIZE
-    and row.history in (None, history)
-    and (row.seen or row.unseen or row.alfworld)
-  ]
-
-
-def _figures(row: reported.Row) -> list[str]:
-  figures = [_figure(x) for x in (row.seen, row.unseen, row.alfworld)]
-  return [*figures, row.source]
-
-
-def _figure(figure: reported.Figure | None) -> str:
-  if figure is None:
-    return UNREPORTED
-  std = '' if figure.std is None else f' ± {figure.std:g}'
-  return f'{figure.mean:g}{std}'
+  rows = []
+  for row in reported.ROWS:
+    figures = (row.seen, row.unseen, row.alfworld)
+    if (
+      row.method in (method, f'{method}, without std')
+      and row.size == _SIZE
+      and row.history in (None, history)
+      and any(figures)
+    ):
+      cells = [f'{x:g}' if x else UNREPORTED for x in figures]
+      rows.append([*cells, row.source])
+  return rows
 
 
 def split_name(split: str) -> str:
   return _SPLITS.get(split, split)
-
-
-def _spread(by_seed: np.ndarray) -> str:
-  """Mean of `[S]`, and the spread where there are several."""
-  mean = f'{by_seed.mean():.1f}'
-  return mean if by_seed.size == 1 else f'{mean} ± {by_seed.std(ddof=1):.1f}'
-
-
-def _interval(found: statistics.Interval) -> str:
-  return f'{found.mean:+.1f} [{found.low:+.1f}, {found.high:+.1f}]'
-
-
-def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
-  lines = [f'| {" | ".join(row)} |' for row in (head, *rows)]
-  return [lines[0], '|---' * len(head) + '|', *lines[1:]]

@@ -68,7 +68,7 @@ class Settings:
 
 
 @dataclasses.dataclass(frozen=True)
-class Job:
+class Case:
   """A case to be computed: the `index`-th of the cell (skill, depth)."""
 
   settings: Settings
@@ -93,20 +93,20 @@ def first_moment(settings: Settings, index: int) -> Moment:
   return Moment(engine, task_text(COMPACT, step.observation), (), step, 0)
 
 
-def compute(job: Job) -> dict[str, Any]:
+def compute(case: Case) -> dict[str, Any]:
   """Computes one ALFWorld case; see `study`."""
-  start = first_moment(job.settings, job.index)
-  policy = functools.partial(scripted, skill=job.skill)
-  return study(job, start, job.settings.rules(job.depth), policy)
+  start = first_moment(case.settings, case.index)
+  policy = functools.partial(scripted, skill=case.skill)
+  return study(case, start, case.settings.rules(case.depth), policy)
 
 
 def study(
-  job: Job, start: Moment, rules: Rules, policy: Policy
+  case: Case, start: Moment, rules: Rules, policy: Policy
 ) -> dict[str, Any]:
   """Picks a step of an episode, finds its truth, and plays its groups.
 
   Args:
-    job: the case.
+    case: the case.
     start: the beginning of its game.
     rules, policy: of the player.
 
@@ -123,20 +123,20 @@ def study(
     obs, act: `[R, G, T]` ids, -1 after the end; length, success: `[R, G]`.
       Episode 0 has the step's own prefix and a, then goes on anew.
   """
-  settings = job.settings
-  episode = play(start, rules, policy, job.rng('base'))
+  settings = case.settings
+  episode = play(start, rules, policy, case.rng('base'))
   moments = _moments(start, rules, episode.actions)
-  turn, weight = pick_step(moments, episode, rules, policy, job.rng('pick'))
+  turn, weight = pick_step(moments, episode, rules, policy, case.rng('pick'))
   prefix = episode.actions[: turn + 1]
   found = truth.step_truth(
     moments[turn],
     prefix[-1],
     rules,
     policy,
-    job.rng('truth'),
+    case.rng('truth'),
     settings.continuations,
   )
-  rng = job.rng('groups')
+  rng = case.rng('groups')
   groups = [
     [play(start, rules, policy, rng, prefix)]
     + [play(start, rules, policy, rng) for _ in range(settings.episodes - 1)]
@@ -152,7 +152,7 @@ def study(
   }
   for name in ('taken', 'other', 'value', 'advantage'):
     record[name], record[f'{name}_error'] = getattr(found, name)
-  record |= _members(job, start, rules, policy, groups[0], turn)
+  record |= _members(case, start, rules, policy, groups[0], turn)
   return record | encode(groups, rules.max_turns)
 
 
@@ -192,7 +192,7 @@ def pick_step(
 
 
 def _members(
-  job: Job,
+  case: Case,
   start: Moment,
   rules: Rules,
   policy: Policy,
@@ -207,14 +207,14 @@ def _members(
     for t, seen in enumerate(episode.observations)
     if seen == own[turn] and (number, t) != (0, turn)
   ]
-  rng, size = job.rng('members'), job.settings.members
+  rng, size = case.rng('members'), case.settings.members
   value, error = np.zeros(size), np.zeros(size)
   depth = np.full(size, -1)
   for m, (number, t) in enumerate(rng.sample(rows, min(size, len(rows)))):
     episode = group[number]
     moment = moment_after(start, rules, episode.actions[:t])
     value[m], error[m] = truth.value_of(
-      moment, rules, policy, rng, max(2, job.settings.continuations // 4)
+      moment, rules, policy, rng, max(2, case.settings.continuations // 4)
     )
     depth[m] = _shared(own[: turn + 1], episode.observations[: t + 1])
   return {'member_value': value, 'member_error': error, 'member_depth': depth}

@@ -19,11 +19,11 @@ from typing import Any
 
 import numpy as np
 
-from experiments.lab.cases import Job, Settings, compute
+from experiments.lab.cases import Case, Settings, compute
 from hgpo_jax.train import metrics
 
 # The fields of `cases.study`, each with all cases along its first axis.
-Cell = dict[str, np.ndarray]
+Cases = dict[str, np.ndarray]
 Player = tuple[float, int]  # skill, depth
 
 
@@ -38,7 +38,7 @@ def cells(
   *,
   workers: int,
   show: Callable[[str], None],
-) -> Iterator[tuple[Player, Cell]]:
+) -> Iterator[tuple[Player, Cases]]:
   """Yields the cells in order; reads those that are there, writes the others.
 
   The workers go on with later cells while the caller looks at one.
@@ -53,12 +53,12 @@ def cells(
   folder.mkdir(parents=True, exist_ok=True)
   claim(settings, folder)
   todo = missing(folder, players)
-  jobs = (
-    Job(settings, skill, depth, index)
+  cases = (
+    Case(settings, skill, depth, index)
     for skill, depth in todo
     for index in range(settings.steps)
   )
-  with computed(jobs, workers) as records:
+  with computed(cases, workers) as records:
     for player in players:
       path = _path(folder, player)
       if player in todo:
@@ -99,54 +99,58 @@ def claim(settings: Settings, folder: pathlib.Path) -> None:
 
 @contextlib.contextmanager
 def computed(
-  jobs: Iterator[Job], workers: int
+  cases: Iterator[Case], workers: int
 ) -> Iterator[Iterator[dict[str, Any]]]:
-  """The jobs' records, in order, by this process or by others."""
+  """The cases' records, in order, by this process or by others."""
   if workers == 1:
-    yield map(compute, jobs)
+    yield map(compute, cases)
     return
   # Not forked: JAX has threads.
   context = multiprocessing.get_context('spawn')
   with futures.ProcessPoolExecutor(workers, context) as pool:
     try:
-      yield _in_order(pool, jobs, ahead=64 * workers)
+      yield _in_order(pool, cases, ahead=64 * workers)
     finally:
       pool.shutdown(wait=False, cancel_futures=True)
 
 
 def _in_order(
-  pool: futures.Executor, jobs: Iterator[Job], ahead: int
+  pool: futures.Executor, cases: Iterator[Case], ahead: int
 ) -> Iterator[dict[str, Any]]:
-  """Like `pool.map`, with few jobs handed in before they are needed."""
-  pending = [pool.submit(compute, job) for job in itertools.islice(jobs, ahead)]
+  """Like `pool.map`, with few cases handed in before they are needed."""
+  pending = [
+    pool.submit(compute, case) for case in itertools.islice(cases, ahead)
+  ]
   while pending:
     record = pending.pop(0).result()
-    pending += [pool.submit(compute, job) for job in itertools.islice(jobs, 1)]
+    pending += [
+      pool.submit(compute, case) for case in itertools.islice(cases, 1)
+    ]
     yield record
 
 
 def _gather(
   records: Iterator[dict[str, Any]], count: int, show: Callable[[str], None]
-) -> Cell:
+) -> Cases:
   """Stacks the next `count` records."""
-  cases = []
-  for case in itertools.islice(records, count):
-    cases.append(case)
-    if len(cases) % max(1, count // 10) == 0:
-      show(f'  {len(cases)} of {count} steps')
-  return {name: np.array([x[name] for x in cases]) for name in cases[0]}
+  found = []
+  for record in itertools.islice(records, count):
+    found.append(record)
+    if len(found) % max(1, count // 10) == 0:
+      show(f'  {len(found)} of {count} steps')
+  return {name: np.array([x[name] for x in found]) for name in found[0]}
 
 
 def _path(folder: pathlib.Path, player: Player) -> pathlib.Path:
   return folder / f'skill{player[0]:g}_depth{player[1]}.npz'
 
 
-def _read(path: pathlib.Path) -> Cell:
+def _read(path: pathlib.Path) -> Cases:
   with np.load(path) as data:
     return dict(data)
 
 
-def _write(path: pathlib.Path, cell: Cell) -> None:
+def _write(path: pathlib.Path, cell: Cases) -> None:
   partial = path.with_name(path.name + '.partial')
   with partial.open('wb') as file:
     np.savez_compressed(file, allow_pickle=False, **cell)

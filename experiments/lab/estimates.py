@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments.lab.cells import Cell
+from experiments.lab.cells import Cases
 from experiments.lab.play import Rules
 from hgpo_jax.advantages import ESTIMATORS, Rows, grouping, segments
 
@@ -27,7 +27,7 @@ _VARIANTS: dict[str, dict[str, Any]] = {
 
 
 @dataclasses.dataclass(frozen=True)
-class Method:
+class Estimator:
   """An estimator with its options, as the tables name it.
 
   Attributes:
@@ -51,7 +51,9 @@ class Method:
     return ESTIMATORS[self.name](rows, **dict(self.options))
 
 
-def methods(depth: int, alphas: Sequence[float], reward: float) -> list[Method]:
+def estimators(
+  depth: int, alphas: Sequence[float], reward: float
+) -> list[Estimator]:
   """The estimators that judge an episode or a turn within its task.
 
   Those that look at several tasks (whitening over the batch, BNPO, A-GRAE,
@@ -63,8 +65,10 @@ def methods(depth: int, alphas: Sequence[float], reward: float) -> list[Method]:
     reward: of a success.
   """
 
-  def method(name: str, form: str, variant: str = '', **options: Any) -> Method:
-    return Method(
+  def estimator(
+    name: str, form: str, variant: str = '', **options: Any
+  ) -> Estimator:
+    return Estimator(
       name,
       form,
       options.get('weighting', ''),
@@ -74,30 +78,30 @@ def methods(depth: int, alphas: Sequence[float], reward: float) -> list[Method]:
     )
 
   found = [
-    method('dr_grpo', 'mean'),
-    method('rloo', 'mean'),
-    method('ngrpo', 'mean_std', max_return=reward),
-    method('mc_grpo', 'mean_std', limit=reward),
+    estimator('dr_grpo', 'mean'),
+    estimator('rloo', 'mean'),
+    estimator('ngrpo', 'mean_std', max_return=reward),
+    estimator('mc_grpo', 'mean_std', limit=reward),
   ]
   for form in ('mean', 'mean_std'):
     of_form: dict[str, Any] = {'normalisation': form}
     deep = {**of_form, 'depth': depth}
     found += [
-      method(name, form, **of_form)
+      estimator(name, form, **of_form)
       for name in ('grpo', 'turn_index', 'salt', 'gigpo')
     ]
     found += [
-      method('hgpo', form, **deep, weighting=weighting, alpha=alpha)
+      estimator('hgpo', form, **deep, weighting=weighting, alpha=alpha)
       for weighting in ('released', 'paper')
       for alpha in alphas
     ]
     found += [
-      method(
+      estimator(
         'hgpo', form, name, **deep, weighting='released', alpha=1.0, **more
       )
       for name, more in _VARIANTS.items()
     ]
-    found.append(method('hgpo_shrink', form, **deep))
+    found.append(estimator('hgpo_shrink', form, **deep))
   return found
 
 
@@ -105,7 +109,7 @@ class Judged(NamedTuple):
   """What was said of S picked steps, R times each.
 
   Attributes:
-    advantages: `[P, S, R]` by the P methods.
+    advantages: `[P, S, R]` by the P estimators.
     level: `[K+1, S, R]`, return of the step minus the mean of the others in its
       group of level k; 0 without others.
     size: `[K+1, S, R]`, rows in that group; 0 where there is none.
@@ -123,9 +127,9 @@ class Judged(NamedTuple):
 
 
 def judge(
-  cell: Cell, rules: Rules, group_size: int, found: Sequence[Method]
+  cell: Cases, rules: Rules, group_size: int, found: Sequence[Estimator]
 ) -> Judged:
-  """Runs the methods on the first `group_size` episodes of every group."""
+  """Runs the estimators on the first `group_size` episodes of every group."""
   cases, replicates, episodes, turns = cell['obs'].shape
   groups = _AT_ONCE * episodes // group_size  # the same rows for every size
   picked, counts = [], np.zeros(())
@@ -149,7 +153,7 @@ def judge(
 
 
 def batches(
-  cell: Cell, rules: Rules, group_size: int, groups: int
+  cell: Cases, rules: Rules, group_size: int, groups: int
 ) -> Iterator[tuple[Rows, np.ndarray]]:
   """Rows of `groups` groups at a time, and the place of each picked step.
 
@@ -215,15 +219,15 @@ def _rows(
 
 @functools.partial(jax.jit, static_argnames=('depth', 'found'))
 def _judge(
-  rows: Rows, *, depth: int, found: tuple[Method, ...]
+  rows: Rows, *, depth: int, found: tuple[Estimator, ...]
 ) -> tuple[jax.Array, ...]:
-  """The methods' words, each level's, and counts over all rows.
+  """What the estimators say, each level's, and counts over all rows.
 
-  In one computation, so that the methods share the sorting.
+  In one computation, so that the estimators share the sorting.
 
   Returns: `[P, N]`, `[K+1, N]`, `[K+1, N]` and `[5, K+1]`; see `Judged`.
   """
-  said = jnp.stack([method(rows) for method in found])
+  said = jnp.stack([estimator(rows) for estimator in found])
   ids = grouping.level_ids(
     rows.task, rows.traj, rows.turn, rows.obs, rows.mask, depth=depth
   )

@@ -3,75 +3,63 @@
 from __future__ import annotations
 
 import pathlib
-from collections.abc import Callable, Iterable, Sequence
-from typing import Any
 
 import matplotlib
+import pandas as pd
 
 matplotlib.use('Agg')  # files only
 from matplotlib import pyplot  # noqa: E402
 
-from experiments.lab.tables import Record, Tables  # noqa: E402
+from experiments.lab.tables import Tables  # noqa: E402
 
 _STYLES = {
   'grpo': ('black', 'o'),
   'gigpo': ('tab:orange', 's'),
   'hgpo_shrink': ('tab:green', 'D'),
 }
+_PLACE = ['skill', 'depth', 'group_size']
 _BLUES = ('#9ecae1', '#3182bd', '#08306b')
 
 
 def draw(tables: Tables, folder: pathlib.Path) -> list[str]:
   """Draws all figures; returns their file names."""
-  raw = _index(x for x in tables.cells if x['form'] == 'mean')
-
-  def ratio(record: Record) -> float:
-    return record['mse'] / raw[_place(record)]['grpo']['mse']
-
-  figures: list[tuple[str, str, str, Callable[[Record], float]]] = [
-    ('mse.png', 'mean', "mean squared error / GRPO's", ratio),
-    ('explained.png', 'mean', 'explained share', lambda x: x['explained']),
-    ('rank.png', 'mean_std', 'rank correlation', lambda x: x['rank']),
-    (
-      'sign.png',
-      'mean_std',
-      'sign accuracy (balanced)',
-      lambda x: x['sign_balanced'],
-    ),
+  cells = _drawn(tables.cells)
+  figures = [
+    ('mse.png', 'mean', "mean squared error / GRPO's", 'ratio'),
+    ('explained.png', 'mean', 'explained share', 'explained'),
+    ('rank.png', 'mean_std', 'rank correlation', 'rank'),
+    ('sign.png', 'mean_std', 'sign accuracy (balanced)', 'sign_balanced'),
   ]
-  for name, form, label, value in figures:
-    records = [x for x in tables.cells if x['form'] == form]
-    _grid(records, f'{label}, {form} forms', value, folder / name)
+  for name, form, label, field in figures:
+    shown = cells[cells['form'] == form]
+    _grid(shown, f'{label}, {form} forms', field, folder / name)
   _levels(tables.levels, folder / 'levels.png')
   return [name for name, *_ in figures] + ['levels.png']
 
 
-def _place(record: Record) -> tuple[Any, ...]:
-  return record['skill'], record['depth'], record['group_size']
-
-
-def _index(records: Iterable[Record]) -> dict[Any, dict[str, Record]]:
-  """Place -> label of a method -> its record; only the methods drawn."""
-  found: dict[Any, dict[str, Record]] = {}
-  for record in records:
-    label = record['estimator']
-    if label == 'hgpo':
-      label = f'hgpo, alpha {record["alpha"]:g}'
-    drawn = label in _STYLES or record['weighting'] == 'released'
-    if drawn and not record['variant']:
-      found.setdefault(_place(record), {})[label] = record
-  return found
+def _drawn(cells: pd.DataFrame) -> pd.DataFrame:
+  """The estimators that are drawn, with a label, and their error as a ratio."""
+  cells = cells[
+    (cells['estimator'].isin(_STYLES) | (cells['weighting'] == 'released'))
+    & (cells['variant'] == '')
+  ]
+  labels = [
+    name if name != 'hgpo' else f'hgpo, alpha {alpha:g}'
+    for name, alpha in zip(cells['estimator'], cells['alpha'], strict=True)
+  ]
+  grpo = cells[(cells['estimator'] == 'grpo') & (cells['form'] == 'mean')]
+  reference = grpo.set_index(_PLACE)['mse'].rename('reference')
+  cells = cells.assign(label=labels).join(reference, on=_PLACE)
+  return cells.assign(ratio=cells['mse'] / cells['reference'])
 
 
 def _grid(
-  records: Sequence[Record],
-  title: str,
-  value: Callable[[Record], float],
-  path: pathlib.Path,
+  cells: pd.DataFrame, title: str, field: str, path: pathlib.Path
 ) -> None:
   """A panel per skill and group size: value over K, a line per method."""
-  found = _index(records)
-  skills, depths, sizes = (sorted(set(x)) for x in zip(*found, strict=True))
+  skills, depths, sizes = (sorted(cells[x].unique()) for x in _PLACE)
+  labels = cells['label'].unique()
+  hgpo = [x for x in labels if x.startswith('hgpo,')]
   figure, axes = pyplot.subplots(
     len(sizes),
     len(skills),
@@ -84,16 +72,15 @@ def _grid(
   for row, size in enumerate(sizes):
     for column, skill in enumerate(skills):
       axis = axes[row, column]
-      cells = [found[skill, depth, size] for depth in depths]
-      hgpo = [x for x in cells[0] if x.startswith('hgpo,')]
-      for label in cells[0]:
+      panel = cells[(cells['skill'] == skill) & (cells['group_size'] == size)]
+      for label in labels:
         color, marker = _STYLES.get(label) or (
           _BLUES[hgpo.index(label) % len(_BLUES)],
           'o',
         )
         axis.plot(
           range(len(depths)),
-          [value(cell[label]) for cell in cells],
+          panel[panel['label'] == label].sort_values('depth')[field],
           color=color,
           marker=marker,
           markersize=4,
@@ -113,13 +100,10 @@ def _grid(
   pyplot.close(figure)
 
 
-def _levels(records: Sequence[Record], path: pathlib.Path) -> None:
+def _levels(levels: pd.DataFrame, path: pathlib.Path) -> None:
   """Shares of rows, bias, and differences of true value, over levels."""
-  depth = max(x['depth'] for x in records)
-  size = max(x['group_size'] for x in records)
-  records = [
-    x for x in records if x['depth'] == depth and x['group_size'] == size
-  ]
+  depth, size = levels['depth'].max(), levels['group_size'].max()
+  shown = levels[(levels['depth'] == depth) & (levels['group_size'] == size)]
   panels = (
     ('share_spread', 'rows in a group with spread'),
     ('value_gap_rms', "V(h') - V(h) in a group, rms"),
@@ -129,14 +113,8 @@ def _levels(records: Sequence[Record], path: pathlib.Path) -> None:
     1, len(panels), figsize=(10, 3.4), layout='constrained'
   )
   for axis, (name, label) in zip(axes, panels, strict=True):
-    for skill in sorted({x['skill'] for x in records}):
-      line = [x for x in records if x['skill'] == skill]
-      axis.plot(
-        [x['level'] for x in line],
-        [x[name] for x in line],
-        marker='o',
-        label=f'skill {skill:g}',
-      )
+    for skill, line in shown.groupby('skill'):
+      axis.plot(line['level'], line[name], marker='o', label=f'skill {skill:g}')
     axis.set_xticks(range(depth + 1))
     axis.set_xlabel('level k')
     axis.set_title(label, fontsize=9)

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-import collections
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping
 
-from experiments.lab.tables import PAIRS, Record, Tables
+import pandas as pd
+
+from experiments import markdown
+from experiments.bootstrap import Interval
+from experiments.lab.tables import Record, Tables
 
 _WORDS = {
   ('mse', 'better'): 'lower error',
@@ -52,121 +55,121 @@ def write(
     '# Advantage lab: estimators beside the true advantage',
     made,
     _ABOUT.format(alpha=alpha),
-    '## Players\n\n' + _players(tables.players),
+    '## Players\n\n' + _table(tables.players, _PLAYERS),
     '## Who is nearer to the truth\n\n' + _summary(tables.comparisons),
     *(
-      f'### {_title(key)}\n\n' + _matrix(records)
-      for key, records in _grouped(tables.comparisons).items()
+      f'### {_title(*key)}\n\n' + _matrix(cells)
+      for key, cells in tables.comparisons.groupby(_COMPARISON, sort=False)
     ),
-    '## Mean squared error, mean-only forms\n\n' + _methods(tables, 'mse'),
-    '## Explained share\n\n' + _methods(tables, 'explained'),
+    '## Mean squared error, mean-only forms\n\n'
+    + _estimators(tables.cells, 'mse'),
+    '## Explained share\n\n' + _estimators(tables.cells, 'explained'),
     '## Scale\n\n'
     'What an estimate is multiplied by to be nearest to the truth.\n\n'
-    + _methods(tables, 'scale'),
-    '## Rank correlation\n\n' + _methods(tables, 'rank'),
+    + _estimators(tables.cells, 'scale'),
+    '## Rank correlation\n\n' + _estimators(tables.cells, 'rank'),
     '## Sign accuracy, good and bad steps alike\n\n'
-    + _methods(tables, 'sign_balanced'),
+    + _estimators(tables.cells, 'sign_balanced'),
     '## Contexts\n\n' + _LEVELS + _levels(tables.levels),
     '## Figures\n\n' + '\n'.join(f'![{x}]({x})' for x in figures),
   ]
   return '\n\n'.join(part.rstrip() for part in parts) + '\n'
 
 
-def _table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-  lines = [header, ['---'] * len(header), *rows]
-  return '\n'.join('| ' + ' | '.join(line) + ' |' for line in lines)
+# Head of a column -> its field, and its format.
+_PLAYERS = {
+  'skill': ('skill', 'g'),
+  'K': ('depth', 'd'),
+  'success': ('success', '.0%'),
+  'turns': ('turns', '.1f'),
+  'steps': ('steps', 'd'),
+  'effective': ('effective_steps', '.0f'),
+  'rms A': ('advantage_rms', '.3f'),
+  'rms error of A': ('error_rms', '.3f'),
+  'beyond 2 errors': ('clear', '.0%'),
+  'A > 0': ('good', '.0%'),
+}
+_LEVEL_COLUMNS = {
+  'skill': ('skill', 'g'),
+  'k': ('level', 'd'),
+  'grouped': ('share_grouped', '.1%'),
+  'spread': ('share_spread', '.1%'),
+  'mean size': ('mean_size', '.2f'),
+  'gap': ('value_gap_rms', '.2f'),
+  'steps': ('steps', 'd'),
+  'bias': ('bias_rms', '.2f'),
+  'state': ('state_bias_rms', '.2f'),
+  'variance': ('variance', '.2f'),
+  'state variance': ('state_variance', '.2f'),
+}
+_COMPARISON = ['first', 'second', 'form', 'measure']
 
 
-def _players(records: Sequence[Record]) -> str:
-  header = (
-    'skill', 'K', 'success', 'turns', 'steps', 'effective', 'rms A',
-    'rms error of A', 'beyond 2 errors', 'A > 0',
-  )  # fmt: skip
-  return _table(
-    header,
-    [
-      (
-        f'{x["skill"]:g}', f'{x["depth"]}', f'{x["success"]:.0%}',
-        f'{x["turns"]:.1f}', f'{x["steps"]}', f'{x["effective_steps"]:.0f}',
-        f'{x["advantage_rms"]:.3f}', f'{x["error_rms"]:.3f}',
-        f'{x["clear"]:.0%}', f'{x["good"]:.0%}',
-      )
-      for x in records
-    ],
-  )  # fmt: skip
+def _table(frame: pd.DataFrame, columns: Mapping[str, tuple[str, str]]) -> str:
+  """A row of Markdown per row of a table; '-' for NaN."""
+
+  def cell(number: float, spec: str) -> str:
+    return '-' if math.isnan(number) else f'{number:{spec}}'
+
+  return markdown.table(
+    columns,
+    (
+      [cell(record[name], spec) for name, spec in columns.values()]
+      for record in frame.to_dict('records')
+    ),
+  )
 
 
-def _key(record: Record) -> tuple[str, ...]:
-  return tuple(record[x] for x in ('first', 'second', 'form', 'measure'))
-
-
-def _title(key: tuple[str, ...]) -> str:
-  first, second, form, measure = key
+def _title(first: str, second: str, form: str, measure: str) -> str:
   named = {'mse': 'error', 'explained': 'explained share'}[measure]
   return f'{first} less {second}: {named}, {form}'
 
 
-def _grouped(records: Sequence[Record]) -> dict[tuple[str, ...], list[Record]]:
-  """Comparison -> its cells, in the order of `PAIRS`."""
-  found: dict[tuple[str, ...], list[Record]] = collections.defaultdict(list)
-  for record in records:
-    found[_key(record)].append(record)
-  return dict(
-    sorted(found.items(), key=lambda x: PAIRS.index((x[0][0], x[0][1])))
-  )
-
-
-def _summary(records: Sequence[Record]) -> str:
+def _summary(comparisons: pd.DataFrame) -> str:
   """In how many cells the first of a pair is better or worse."""
   rows = []
-  for key, cells in _grouped(records).items():
-    count = collections.Counter(x['verdict'] for x in cells)
-    rows.append(
-      (
-        _title(key),
-        *(f'{count[x]}' for x in ('better', 'worse', 'no difference')),
-        f'{len(cells)}',
-      )
-    )
-  header = ('comparison', 'better', 'worse', 'no difference seen', 'cells')
-  return _table(header, rows)
+  for key, cells in comparisons.groupby(_COMPARISON, sort=False):
+    verdicts = list(cells['verdict'])
+    counts = map(verdicts.count, ('better', 'worse', 'no difference'))
+    rows.append([_title(*key), *map(str, counts), str(len(verdicts))])
+  head = ('comparison', 'better', 'worse', markdown.NO_DIFFERENCE, 'cells')
+  return markdown.table(head, rows)
 
 
-def _matrix(records: Sequence[Record]) -> str:
+def _matrix(comparisons: pd.DataFrame) -> str:
   """Differences, a row per player and a column per group size."""
-  sizes = sorted({x['group_size'] for x in records})
-  rows: dict[tuple[float, int], dict[int, str]] = {}
-  for x in records:
-    said = _WORDS.get((x['measure'], x['verdict']), 'no difference seen')
-    rows.setdefault((x['skill'], x['depth']), {})[x['group_size']] = (
-      f'{x["difference"]:+.3f} [{x["difference_low"]:+.3f}, '
-      f'{x["difference_high"]:+.3f}] {said}'
-    )
-  return _table(
-    ('skill', 'K', *(f'G = {size}' for size in sizes)),
-    [
-      (f'{skill:g}', f'{depth}', *(cells[size] for size in sizes))
-      for (skill, depth), cells in rows.items()
-    ],
+  texts = []
+  for x in comparisons.to_dict('records'):
+    found = Interval(*(x[f'difference{end}'] for end in ('', '_low', '_high')))
+    said = _WORDS.get((x['measure'], x['verdict']), markdown.NO_DIFFERENCE)
+    texts.append(f'{found:+.3f} {said}')
+  wide = comparisons.assign(text=texts).pivot(
+    index=['skill', 'depth'], columns='group_size', values='text'
+  )
+  return markdown.table(
+    ('skill', 'K', *(f'G = {size}' for size in wide.columns)),
+    (
+      [f'{skill:g}', f'{depth}', *row]
+      for (skill, depth), *row in wide.itertuples(name=None)
+    ),
   )
 
 
-def _methods(tables: Tables, measure: str) -> str:
-  """All methods, a column per player, at the largest group size."""
-  size = max(x['group_size'] for x in tables.cells)
-  columns: list[tuple[float, int]] = []
-  rows: dict[str, dict[tuple[float, int], str]] = {}
-  for x in tables.cells:
-    if x['group_size'] != size or (measure == 'mse' and x['form'] != 'mean'):
-      continue
-    player = x['skill'], x['depth']
-    if player not in columns:
-      columns.append(player)
-    rows.setdefault(_name(x), {})[player] = f'{x[measure]:.3f}'
-  header = [f'{skill:g}, {depth}' for skill, depth in columns]
-  return f'At G = {size}; columns are skill, K.\n\n' + _table(
-    ('estimator', *header),
-    [(name, *(cells[x] for x in columns)) for name, cells in rows.items()],
+def _estimators(cells: pd.DataFrame, measure: str) -> str:
+  """All estimators, a column per player, at the largest group size."""
+  size = cells['group_size'].max()
+  cells = cells[cells['group_size'] == size]
+  if measure == 'mse':
+    cells = cells[cells['form'] == 'mean']
+  cells = cells.assign(name=[_name(x) for x in cells.to_dict('records')])
+  wide = cells.pivot(index='name', columns=['skill', 'depth'], values=measure)
+  wide = wide.loc[cells['name'].unique()]
+  return f'At G = {size}; columns are skill, K.\n\n' + markdown.table(
+    ('estimator', *(f'{skill:g}, {depth}' for skill, depth in wide.columns)),
+    (
+      [name, *(f'{x:.3f}' for x in row)]
+      for name, *row in wide.itertuples(name=None)
+    ),
   )
 
 
@@ -191,29 +194,8 @@ variances likewise.
 """
 
 
-def _levels(records: Sequence[Record]) -> str:
+def _levels(levels: pd.DataFrame) -> str:
   """The deepest window and the largest groups show all levels."""
-  depth = max(x['depth'] for x in records)
-  size = max(x['group_size'] for x in records)
-  header = (
-    'skill', 'k', 'grouped', 'spread', 'mean size', 'gap', 'steps', 'bias',
-    'state', 'variance', 'state variance',
-  )  # fmt: skip
-  return f'K = {depth}, G = {size}.\n\n' + _table(
-    header,
-    [
-      (
-        f'{x["skill"]:g}', f'{x["level"]}', f'{x["share_grouped"]:.1%}',
-        f'{x["share_spread"]:.1%}', f'{x["mean_size"]:.2f}',
-        _known(x['value_gap_rms']), f'{x["steps"]}', _known(x['bias_rms']),
-        _known(x['state_bias_rms']), _known(x['variance']),
-        _known(x['state_variance']),
-      )
-      for x in records
-      if x['depth'] == depth and x['group_size'] == size
-    ],
-  )  # fmt: skip
-
-
-def _known(number: float) -> str:
-  return '-' if math.isnan(number) else f'{number:.2f}'
+  depth, size = levels['depth'].max(), levels['group_size'].max()
+  shown = levels[(levels['depth'] == depth) & (levels['group_size'] == size)]
+  return f'K = {depth}, G = {size}.\n\n' + _table(shown, _LEVEL_COLUMNS)

@@ -12,6 +12,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from experiments import bootstrap
+
 
 class Truths(NamedTuple):
   """True advantages `[S]`, their standard errors, and the steps' weights."""
@@ -41,8 +43,7 @@ class Scores(NamedTuple):
 def resamples(weight: np.ndarray, count: int, seed: int) -> np.ndarray:
   """Weights `[B, S]` that sum to 1: the steps' own, then bootstrap resamples.
 
-  Steps are of different games, so they are drawn independently, with
-  replacement (Efron 1979, https://doi.org/10.1214/aos/1176344552).
+  Steps are of different games, so they are drawn independently.
 
   Args:
     weight: `[S]`.
@@ -51,7 +52,7 @@ def resamples(weight: np.ndarray, count: int, seed: int) -> np.ndarray:
   """
   size = weight.size
   rng = np.random.default_rng(seed)
-  times = rng.multinomial(size, np.full(size, 1 / size), count)
+  times = bootstrap.counts(rng, size, size, count)
   drawn = weight * np.concatenate([np.ones((1, size)), times])
   return drawn / drawn.sum(1, keepdims=True)
 
@@ -166,9 +167,3 @@ def sign_accuracy(
 
   balanced = (share(clear & (sign > 0)) + share(clear & (sign < 0))) / 2
   return share(clear), balanced, int(clear.sum())
-
-
-def interval(draws: np.ndarray) -> tuple[float, float]:
-  """The middle 95 % of bootstrap draws."""
-  low, high = np.quantile(draws, [0.025, 0.975])
-  return float(low), float(high)

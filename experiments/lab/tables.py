@@ -1,18 +1,20 @@
-"""The lab's tables: lists of flat records, one list per file."""
+"""The lab's tables, one per CSV file."""
 
 from __future__ import annotations
 
-import csv
 import itertools
 import pathlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
+import pandas as pd
 
+from experiments import bootstrap
+from experiments.bootstrap import Interval
 from experiments.lab import estimates, levels, statistics
-from experiments.lab.cells import Cell, Player
-from experiments.lab.estimates import Judged, Method
+from experiments.lab.cells import Cases, Player
+from experiments.lab.estimates import Estimator, Judged
 from experiments.lab.play import Rules
 from experiments.lab.statistics import Truths
 
@@ -26,18 +28,26 @@ _STEP_FIELDS = (
 
 
 class Tables(NamedTuple):
-  """Records of one cell, or of many: see the functions that make them."""
+  """What is known of one player, or of many.
 
-  players: list[Record]
-  steps: list[Record]
-  cells: list[Record]
-  comparisons: list[Record]
-  levels: list[Record]
+  Attributes:
+    players: a row per player: see `_player`.
+    steps: per case: its truth.
+    cells: per group size and estimator: see `_scores`.
+    comparisons: per group size, pair and measure: see `_comparisons`.
+    levels: per group size and level of contexts: see `_levels`.
+  """
+
+  players: pd.DataFrame
+  steps: pd.DataFrame
+  cells: pd.DataFrame
+  comparisons: pd.DataFrame
+  levels: pd.DataFrame
 
 
 def of_cell(
   player: Player,
-  cell: Cell,
+  cases: Cases,
   rules: Rules,
   *,
   alphas: Sequence[float],
@@ -45,46 +55,51 @@ def of_cell(
   draws: int,
   seed: int,
 ) -> Tables:
-  """Judges a cell with every method at every group size.
+  """Judges the cases of a player with every estimator at every group size.
 
   Args:
     player: skill and depth.
-    cell: its cases.
+    cases: the player's.
     rules: they were played by.
     alphas: HGPO's exponents.
     group_sizes: episodes in a group; smaller groups are parts of larger ones.
     draws: bootstrap resamples.
     seed: of the resampling.
   """
-  truths = Truths(cell['advantage'], cell['advantage_error'], cell['weight'])
-  found = estimates.methods(rules.depth, alphas, rules.reward)
+  truths = Truths(cases['advantage'], cases['advantage_error'], cases['weight'])
+  found = estimates.estimators(rules.depth, alphas, rules.reward)
   shares = statistics.resamples(truths.weight, draws, seed)
-  tables = Tables([_player(cell, truths)], list(_steps(cell)), [], [], [])
+  tables: list[list[Record]] = [
+    [_player(cases, truths)], list(_steps(cases)), [], [], []
+  ]  # fmt: skip
   for group_size in group_sizes:
-    judged = estimates.judge(cell, rules, group_size, found)
+    judged = estimates.judge(cases, rules, group_size, found)
     scores = statistics.scores(judged.advantages, truths, shares)
     of_size = (
-      list(_scores(found, judged, truths, shares, scores)),
-      list(_comparisons(found, alphas, scores)),
-      list(_levels(cell, judged, truths)),
+      _scores(found, judged, truths, shares, scores),
+      _comparisons(found, alphas, scores),
+      _levels(cases, judged, truths),
     )
     for table, records in zip(tables[2:], of_size, strict=True):
       table += [{'group_size': group_size} | record for record in records]
   skill, depth = player
   return Tables(
-    *([{'skill': skill, 'depth': depth} | x for x in table] for table in tables)
+    *(
+      pd.DataFrame([{'skill': skill, 'depth': depth} | x for x in table])
+      for table in tables
+    )
   )
 
 
-def _player(cell: Cell, truths: Truths) -> Record:
+def _player(cases: Cases, truths: Truths) -> Record:
   """What the player is like, and how well its steps' truths are known."""
   share = truths.weight / truths.weight.sum()
   power = share @ (truths.advantage**2 - truths.error**2)
   return {
     'steps': truths.weight.size,
     'effective_steps': 1 / (share @ share),
-    'success': cell['success'][:, :, 1:].mean(),
-    'turns': cell['length'][:, :, 1:].mean(),
+    'success': cases['success'][:, :, 1:].mean(),
+    'turns': cases['length'][:, :, 1:].mean(),
     'advantage_rms': levels.root(power),
     'error_rms': np.sqrt(share @ truths.error**2),
     'clear': share @ (np.abs(truths.advantage) > 2 * truths.error),
@@ -92,33 +107,33 @@ def _player(cell: Cell, truths: Truths) -> Record:
   }
 
 
-def _steps(cell: Cell) -> Iterator[Record]:
+def _steps(cases: Cases) -> Iterator[Record]:
   """The picked steps with their truths."""
-  for index in range(cell['turn'].size):
-    yield {'game': index} | {x: cell[x][index].item() for x in _STEP_FIELDS}
+  for index in range(cases['turn'].size):
+    yield {'game': index} | {x: cases[x][index].item() for x in _STEP_FIELDS}
 
 
 def _scores(
-  found: Sequence[Method],
+  found: Sequence[Estimator],
   judged: Judged,
   truths: Truths,
   shares: np.ndarray,
   scores: statistics.Scores,
 ) -> Iterator[Record]:
-  """Errors of every method."""
+  """Errors of every estimator."""
   raw = statistics.parts(
     judged.advantages, truths, shares[0], np.ones(len(found))
   )
   scaled = statistics.parts(
     judged.advantages, truths, shares[0], scores.scale[0]
   )
-  for p, method in enumerate(found):
+  for p, estimator in enumerate(found):
     record: Record = {
-      'estimator': method.name,
-      'variant': method.variant,
-      'form': method.form,
-      'weighting': method.weighting,
-      'alpha': '' if method.alpha is None else method.alpha,
+      'estimator': estimator.name,
+      'variant': estimator.variant,
+      'form': estimator.form,
+      'weighting': estimator.weighting,
+      'alpha': np.nan if estimator.alpha is None else estimator.alpha,
     }
     for name in ('bias', 'squared_bias', 'variance'):
       record[name] = getattr(raw, name)[p]
@@ -140,10 +155,15 @@ def _scores(
 
 
 def _with_interval(name: str, draws: np.ndarray) -> Record:
-  low, high = statistics.interval(draws[1:])
-  return {name: draws[0], f'{name}_low': low, f'{name}_high': high}
+  found = bootstrap.interval(draws[0], draws[1:])
+  return {
+    name: found.mean,
+    f'{name}_low': found.low,
+    f'{name}_high': found.high,
+  }
 
 
+_VERDICTS = {0: 'no difference', 1: 'better', -1: 'worse'}
 # (first, second): is the first nearer to the truth?
 PAIRS = (('hgpo', 'gigpo'), ('hgpo', 'grpo'), ('hgpo_shrink', 'hgpo'))
 
@@ -154,19 +174,19 @@ def main_alpha(alphas: Sequence[float]) -> float:
 
 
 def _comparisons(
-  found: Sequence[Method], alphas: Sequence[float], scores: statistics.Scores
+  found: Sequence[Estimator], alphas: Sequence[float], scores: statistics.Scores
 ) -> Iterator[Record]:
   """Paired differences, first less second, over the same resamples.
 
   The raw error compares mean-only forms, which are in reward units; the share
-  explained after each method's own scale compares both forms.
+  explained after each estimator's own scale compares both forms.
   """
   place = {
-    (method.name, method.form): p
-    for p, method in enumerate(found)
-    if not method.variant
-    and method.weighting in ('', 'released')
-    and method.alpha in (None, main_alpha(alphas))
+    (estimator.name, estimator.form): p
+    for p, estimator in enumerate(found)
+    if not estimator.variant
+    and estimator.weighting in ('', 'released')
+    and estimator.alpha in (None, main_alpha(alphas))
   }
   for (first, second), form, measure in itertools.product(
     PAIRS, ('mean', 'mean_std'), ('mse', 'explained')
@@ -176,27 +196,24 @@ def _comparisons(
     draws = getattr(scores, measure)
     apart = draws[:, place[first, form]] - draws[:, place[second, form]]
     record = _with_interval('difference', apart)
-    low, high = record['difference_low'], record['difference_high']
-    better, worse = (high < 0, low > 0)
-    if measure == 'explained':
-      better, worse = worse, better
+    sign = Interval(*record.values()).sign * (-1 if measure == 'mse' else 1)
     yield {
       'first': first,
       'second': second,
       'form': form,
       'measure': measure,
       **record,
-      'verdict': 'better' if better else 'worse' if worse else 'no difference',
+      'verdict': _VERDICTS[sign],
     }
 
 
-def _levels(cell: Cell, judged: Judged, truths: Truths) -> Iterator[Record]:
+def _levels(cases: Cases, judged: Judged, truths: Truths) -> Iterator[Record]:
   """What the levels of contexts join."""
   for k in range(judged.level.shape[0]):
     grouped = judged.size[k] > 1
     own = levels.level_bias(judged.level[k], grouped, truths)
     state = levels.level_bias(judged.level[0], grouped, truths)
-    gap = levels.value_gap(cell, k)
+    gap = levels.value_gap(cases, k)
     yield {
       'level': k,
       'share_grouped': judged.share_grouped[k],
@@ -214,22 +231,15 @@ def _levels(cell: Cell, judged: Judged, truths: Truths) -> Iterator[Record]:
 
 
 def joined(tables: Sequence[Tables]) -> Tables:
-  """The records of several cells."""
+  """The tables of several players, one below the other."""
   return Tables(
-    *(list(itertools.chain(*records)) for records in zip(*tables, strict=True))
+    *(
+      pd.concat(frames, ignore_index=True)
+      for frames in zip(*tables, strict=True)
+    )
   )
 
 
-def write_csv(path: pathlib.Path, records: Sequence[Mapping[str, Any]]) -> None:
-  """Writes records of the same fields; five digits, nothing for NaN."""
-  with path.open('w', newline='', encoding='utf-8') as file:
-    writer = csv.DictWriter(file, [*records[0]], lineterminator='\n')
-    writer.writeheader()
-    for record in records:
-      writer.writerow({name: _cell(value) for name, value in record.items()})
-
-
-def _cell(value: Any) -> Any:
-  if not isinstance(value, float | np.floating):
-    return value
-  return '' if np.isnan(value) else f'{value:.5g}'
+def write_csv(path: pathlib.Path, table: pd.DataFrame) -> None:
+  """Writes a table; five digits, nothing for NaN."""
+  table.to_csv(path, index=False, float_format='%.5g', lineterminator='\n')

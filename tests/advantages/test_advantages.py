@@ -8,11 +8,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from experiments.bench import workloads
 from experiments.configs import base
 from hgpo_jax.advantages import ESTIMATORS, check, intern, intern_within, pad
 from hgpo_jax.train import estimators
-from tests import references
+from tests import references, workloads
 
 CASES = [
   ('grpo', {}),

@@ -7,8 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from experiments.bench import workloads
 from hgpo_jax.advantages import batchwise, episode
+from tests import workloads
 
 TWO_TASKS = workloads.episodes_of([1.0, 0.0, 3.0, 1.0], task=[0, 0, 1, 1])
 

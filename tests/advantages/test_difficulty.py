@@ -7,10 +7,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from experiments.bench import workloads
 from hgpo_jax.advantages import difficulty, episode
 from hgpo_jax.losses import copo as copo_loss
 from hgpo_jax.losses import policy
+from tests import workloads
 
 bnpo = jax.jit(difficulty.bnpo)
 a_grae = jax.jit(difficulty.a_grae)

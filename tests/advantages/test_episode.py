@@ -4,8 +4,8 @@ import jax
 import numpy as np
 import pytest
 
-from experiments.bench import workloads
 from hgpo_jax.advantages import episode
+from tests import workloads
 
 OPTIONS = 'count', 'singleton'
 grpo = jax.jit(episode.grpo, static_argnames=('normalisation', 'std', *OPTIONS))

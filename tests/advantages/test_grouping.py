@@ -4,9 +4,8 @@ import jax
 import numpy as np
 import pytest
 
-from experiments.bench import workloads
 from hgpo_jax.advantages import grouping, intern_within, pad
-from tests import references
+from tests import references, workloads
 
 level_ids = jax.jit(grouping.level_ids, static_argnames='depth')
 history = jax.jit(grouping.history, static_argnames='depth')

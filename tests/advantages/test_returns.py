@@ -4,8 +4,8 @@ import jax
 import numpy as np
 import pytest
 
-from experiments.bench import workloads
 from hgpo_jax.advantages import returns, segments
+from tests import workloads
 
 discounted_returns = jax.jit(
   returns.discounted_returns, static_argnames='gamma'

@@ -7,8 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from experiments.bench import workloads
 from hgpo_jax.advantages import robust
+from tests import workloads
 
 ngrpo = jax.jit(robust.ngrpo)
 mc_grpo = jax.jit(robust.mc_grpo, static_argnames=('rescale', 'count'))

@@ -6,9 +6,8 @@ import jax
 import numpy as np
 import pytest
 
-from experiments.bench import workloads
 from hgpo_jax.advantages import Rows, pad, shrink
-from tests import references
+from tests import references, workloads
 
 DEPTH, SIZE = 4, 512  # of all batches here, so that one compilation serves
 STATES, SPREAD = 4, 3.0  # of the simulated model

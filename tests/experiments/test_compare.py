@@ -12,16 +12,19 @@ import sys
 import numpy as np
 import pytest
 
-from experiments.comparison import cells as cells_lib
-from experiments.comparison import gather, plots, report, results, statistics
+from envs import registry
+from envs.base import Task
+from experiments import bootstrap, folders, reported
+from experiments.comparison import gather, planned, plots, report, results
+from experiments.comparison.tables import verdict
 from experiments.configs import compare
 from hgpo_jax.train import checkpoint, evaluate
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 FILE = str(ROOT / 'experiments' / 'configs' / 'compare.py')
 BUDGET = {'iterations': 3, 'eval.games': 24}
-TYPES = gather.registry.make_world('alfworld', {})
-KINDS = [TYPES.kind(gather.Task('valid_seen', i)) for i in range(24)]
+TYPES = registry.make_world('alfworld', {})
+KINDS = [TYPES.kind(Task('valid_seen', i)) for i in range(24)]
 
 # ---- statistics ----
 
@@ -41,7 +44,7 @@ def brute_force(values, draws, seed):
 def test_interval_matches_redrawing_rows_and_columns():
   rng = np.random.default_rng(0)
   values = rng.integers(-1, 2, (3, 60)) + rng.normal(0, 0.3, (3, 1))
-  found = statistics.interval(values)
+  found = bootstrap.pigeonhole(values)
   assert found.mean == pytest.approx(values.mean())
   slow = brute_force(values, 4000, seed=1)
   width = slow[1] - slow[0]
@@ -50,24 +53,24 @@ def test_interval_matches_redrawing_rows_and_columns():
 
 def test_interval_of_two_seeds_and_one_game_by_hand():
   # One of the two is drawn: the mean is 0 or 1, equally often.
-  assert statistics.interval(np.array([[0.0], [1.0]])) == (0.5, 0.0, 1.0)
+  assert bootstrap.pigeonhole(np.array([[0.0], [1.0]])) == (0.5, 0.0, 1.0)
 
 
 def test_redrawn_means_of_few_have_the_variance_of_a_mean():
-  for shares in statistics._shares(3, 5, 40_000, 0):
+  for shares in bootstrap._shares(3, 5, 40_000, 0):
     values = np.arange(shares.shape[1]) ** 2.0
     expected = values.var(ddof=1) / values.size
     assert np.var(shares @ values) == pytest.approx(expected, rel=0.03)
-  assert (statistics._shares(1, 1, 9, 0)[0] == 1).all()
+  assert (bootstrap._shares(1, 1, 9, 0)[0] == 1).all()
 
 
 def test_equal_methods_show_no_difference_and_unlike_ones_do():
   won = np.random.default_rng(0).integers(0, 2, (3, 200)).astype(float)
-  same = statistics.interval(won - won)
-  assert same == (0, 0, 0) and same.verdict == statistics.NO_DIFFERENCE
+  same = bootstrap.pigeonhole(won - won)
+  assert same == (0, 0, 0) and verdict(same) == 'no difference seen'
   worse = won * (np.arange(200) % 2)
-  assert statistics.interval(won - worse).verdict == 'higher'
-  assert statistics.interval(worse - won).verdict == 'lower'
+  assert verdict(bootstrap.pigeonhole(won - worse)) == 'higher'
+  assert verdict(bootstrap.pigeonhole(worse - won)) == 'lower'
 
 
 def test_intervals_cover_the_truth_where_seeds_and_games_vary():
@@ -75,8 +78,8 @@ def test_intervals_cover_the_truth_where_seeds_and_games_vary():
   hits = 0
   for _ in range(100):  # the mean is 0
     values = rng.normal(0, 0.03, (3, 1)) + rng.normal(0, 0.1, (1, 64))
-    found = statistics.interval(values + rng.normal(0, 0.5, (3, 64)))
-    hits += found.verdict == statistics.NO_DIFFERENCE
+    found = bootstrap.pigeonhole(values + rng.normal(0, 0.5, (3, 64)))
+    hits += found.sign == 0
   assert hits >= 93
 
 
@@ -84,10 +87,10 @@ def test_curves_are_smoothed_and_banded_by_hand():
   rng = np.random.default_rng(0)
   curves = rng.random((2, 9))
   expected = [np.convolve(curve, np.ones(4) / 4, 'valid') for curve in curves]
-  np.testing.assert_allclose(statistics.smooth(curves, 4), expected)
-  mean, half = statistics.band(np.array([[1.0], [2.0], [3.0]]))
+  np.testing.assert_allclose(plots.smooth(curves, 4), expected)
+  mean, half = plots.band(np.array([[1.0], [2.0], [3.0]]))
   assert mean == [2] and half == pytest.approx(4.302653 / 3**0.5)
-  assert statistics.band(curves[:1])[1].tolist() == [0] * 9
+  assert plots.band(curves[:1])[1].tolist() == [0] * 9
 
 
 # ---- runs ----
@@ -119,16 +122,16 @@ def stub(tmp_path):
   return sys.executable, str(path)
 
 
-def make_cells(folder, methods=('rloo', 'hgpo_k4'), seeds=(0,), **budget):
-  return cells_lib.make_cells(
+def make_runs(folder, methods=('rloo', 'hgpo_k4'), seeds=(0,), **budget):
+  return planned.make_runs(
     FILE, methods, seeds, folder / 'runs', {**BUDGET, **budget}
   )
 
 
-def save_config(cell, **changes):
-  cell.folder.mkdir(parents=True, exist_ok=True)
-  text = json.dumps({**cell.config, **changes})
-  (cell.folder / 'config.json').write_text(text)
+def save_config(planned_run, **changes):
+  planned_run.folder.mkdir(parents=True, exist_ok=True)
+  text = json.dumps({**planned_run.config, **changes})
+  (planned_run.folder / 'config.json').write_text(text)
 
 
 def test_methods_differ_in_their_overrides_alone():
@@ -146,71 +149,73 @@ def test_methods_differ_in_their_overrides_alone():
 
 
 def test_cells_have_equal_budgets_and_the_flags_that_say_so(tmp_path):
-  cells = make_cells(tmp_path, seeds=(0, 5))
-  assert [cell.name for cell in cells] == [
+  planned_runs = make_runs(tmp_path, seeds=(0, 5))
+  assert [planned_run.name for planned_run in planned_runs] == [
     'rloo_seed0', 'hgpo_k4_seed0', 'rloo_seed5', 'hgpo_k4_seed5',
   ]  # fmt: skip
-  assert cells[3].flags == (
+  assert planned_runs[3].flags == (
     f'--config={FILE}:hgpo_k4',
     '--config.seed=5',
     f'--config.run_dir={tmp_path}/runs/hgpo_k4_seed5',
     '--config.iterations=3',
     '--config.eval.games=24',
   )
-  assert cells[3].config['env']['history'] == 4
-  assert {cell.config['iterations'] for cell in cells} == {3}
-  assert make_cells(tmp_path, ['rloo'] * 2, (0, 0)) == cells[:1]
-  with pytest.raises(cells_lib.CompareError, match='grpoo.*it holds ppo'):
-    make_cells(tmp_path, methods=['grpoo'])
-  with pytest.raises(cells_lib.CompareError, match='eval.games is -1'):
-    make_cells(tmp_path, **{'eval.games': -1})
+  assert planned_runs[3].config['env']['history'] == 4
+  assert {planned_run.config['iterations'] for planned_run in planned_runs} == {
+    3
+  }
+  assert make_runs(tmp_path, ['rloo'] * 2, (0, 0)) == planned_runs[:1]
+  with pytest.raises(planned.CompareError, match='grpoo.*it holds ppo'):
+    make_runs(tmp_path, methods=['grpoo'])
+  with pytest.raises(planned.CompareError, match='eval.games is -1'):
+    make_runs(tmp_path, **{'eval.games': -1})
 
 
 def test_finished_runs_are_kept_and_interrupted_ones_resumed(tmp_path):
-  new, begun, done = make_cells(tmp_path, ('rloo', 'hgpo_k2', 'hgpo_k4'))
+  new, begun, done = make_runs(tmp_path, ('rloo', 'hgpo_k2', 'hgpo_k4'))
   save_config(begun)
   save_config(done)
   (done.folder / 'summary.json').write_text('{}')
-  assert cells_lib.unfinished([new, begun, done]) == [new, begun]
-  assert '--resume' not in cells_lib.command(new)
-  assert cells_lib.command(begun)[-1] == '--resume'
+  assert planned.unfinished([new, begun, done]) == [new, begun]
+  assert '--resume' not in planned.command(new)
+  assert planned.command(begun)[-1] == '--resume'
 
 
 @pytest.mark.parametrize('finished', [True, False])
 def test_a_run_of_other_settings_is_refused(tmp_path, finished):
-  (cell,) = make_cells(tmp_path, ['rloo'])
-  save_config(cell, iterations=7)
+  (planned_run,) = make_runs(tmp_path, ['rloo'])
+  save_config(planned_run, iterations=7)
   if finished:
-    (cell.folder / 'summary.json').write_text('{}')
-  with pytest.raises(cells_lib.CompareError) as error:
-    cells_lib.unfinished([cell])
+    (planned_run.folder / 'summary.json').write_text('{}')
+  with pytest.raises(planned.CompareError) as error:
+    planned.unfinished([planned_run])
   assert 'iterations: 7 -> 3' in str(error.value)
   assert 'another --out' in str(error.value)
 
 
 @pytest.mark.parametrize('jobs', [1, 2])
 def test_play_goes_on_after_a_failure(tmp_path, stub, jobs):
-  cells = make_cells(tmp_path, ['rloo'], seeds=(0, 1, 3))
+  planned_runs = make_runs(tmp_path, ['rloo'], seeds=(0, 1, 3))
   said = []
-  failed = cells_lib.play(cells, jobs, stub, said.append)
-  assert failed == [cells[1]] == cells_lib.unfinished(cells)
+  failed = planned.play(planned_runs, jobs, stub, said.append)
+  assert failed == [planned_runs[1]] == planned.unfinished(planned_runs)
   assert any('rloo_seed1: failed' in x and 'no such luck' in x for x in said)
-  argv = (cells[2].folder / 'argv').read_text()
-  assert argv == ' '.join(cells[2].flags)
+  argv = (planned_runs[2].folder / 'argv').read_text()
+  assert argv == ' '.join(planned_runs[2].flags)
 
 
 def test_an_interruption_is_passed_on_to_the_runs(tmp_path, stub):
-  (cell,) = make_cells(tmp_path, ['rloo'], seeds=[2])
+  (planned_run,) = make_runs(tmp_path, ['rloo'], seeds=[2])
 
   def interrupt(text):
     if 'started' in text:
-      while not (cell.folder / 'argv').exists():
+      while not (planned_run.folder / 'argv').exists():
         pass
       raise KeyboardInterrupt
 
   with pytest.raises(KeyboardInterrupt):
-    cells_lib.play([cell], 1, stub, interrupt)
-  assert (cell.folder / 'stopped').exists()
+    planned.play([planned_run], 1, stub, interrupt)
+  assert (planned_run.folder / 'stopped').exists()
 
 
 # ---- report ----
@@ -224,16 +229,17 @@ def result(won):
   return evaluate.by_seed({123: played}, lambda task: KINDS[task])
 
 
-def make_run(cell, won):
+def make_run(planned_run, won):
   """A folder as a finished run leaves it; `won` of 24 games in either split."""
-  save_config(cell)
-  start = {s: {'0.4': result([0] * 24)} for s in cell.config['eval']['splits']}
-  final = {s: {'0.4': result(won)} for s in cell.config['eval']['splits']}
+  save_config(planned_run)
+  splits = planned_run.config['eval']['splits']
+  start = {split: {'0.4': result([0] * 24)} for split in splits}
+  final = {split: {'0.4': result(won)} for split in splits}
   seconds = {'warm_start': 10, 'rollout': 20, 'update': 30, 'evaluation': 4}
   summary = {'warm_start': start, 'final': final, 'seconds': seconds}
-  (cell.folder / 'summary.json').write_text(json.dumps(summary))
+  (planned_run.folder / 'summary.json').write_text(json.dumps(summary))
   lines = [{'step': i, 'rollout/success': i / 10} for i in range(3)]
-  (cell.folder / 'metrics.jsonl').write_text(
+  (planned_run.folder / 'metrics.jsonl').write_text(
     ''.join(json.dumps(line) + '\n' for line in lines)
   )
 
@@ -252,11 +258,11 @@ def made_up(tmp_path_factory):
     ('hgpo_k4', 0): [1] * 24,
     ('hgpo_k4', 1): [1] * 24,
   }
-  for cell in make_cells(folder, ('hgpo_k2', 'grpo', 'rloo'), (0, 1)):
-    if (cell.method, cell.seed) in wins:
-      make_run(cell, wins[cell.method, cell.seed])
-  for cell in make_cells(folder, ['hgpo_k4'], (0, 1)):
-    make_run(cell, wins['hgpo_k4', cell.seed])
+  for planned_run in make_runs(folder, ('hgpo_k2', 'grpo', 'rloo'), (0, 1)):
+    if (planned_run.method, planned_run.seed) in wins:
+      make_run(planned_run, wins[planned_run.method, planned_run.seed])
+  for planned_run in make_runs(folder, ['hgpo_k4'], (0, 1)):
+    make_run(planned_run, wins['hgpo_k4', planned_run.seed])
   return folder
 
 
@@ -278,14 +284,14 @@ def section(text, start, stop='\n## '):
 
 
 def test_report_of_made_up_runs(made_up):
-  text = report.markdown(read(made_up))
+  text = report.write(read(made_up))
   # 50.0 and 83.3 on average; Pick, every sixth game, was never won.
   seen = section(text, '### In distribution', '###')
   assert '| HGPO (K=2) | 2 | 0.0 ± 0.0 | 100.0 ± 0.0 | 50.0 ± 70.7 |' in seen
   assert '| 66.7 ± 23.6 |\n' in seen
   assert '| GiGPO | 0 | missing | missing |' in seen
   assert '| RLOO | 1 | 0.0 | 0.0 |' in seen
-  assert '| *warm start* | 2 |' in seen  # of all methods but one
+  assert '| *warm start* | 2 |' in seen  # of all methods but planned_run
   assert '| *warm start* of HGPO (K=4) | 2 |' in seen
   assert 'rloo seed 1, gigpo seed 0, gigpo seed 1.' in text
   to_hgpo = section(text, '## Differences to HGPO (K=2)')
@@ -297,39 +303,40 @@ def test_report_of_made_up_runs(made_up):
   assert '| GiGPO | 0 | missing | missing |  |' in to_hgpo
   assert '**+100.0 [+100.0, +100.0]**' in to_hgpo  # HGPO (K=4) on Pick
   assert '## Differences to GRPO' in text
-  reported = section(text, '## Reported numbers')
-  assert '| 66.7 ± 23.6 | 92.77 | 90.16 | - |' in reported
-  assert '| - | - | 72.8 ± 3.6 | GiGPO' in reported
+  ours = section(text, '## Reported numbers')
+  assert '| 66.7 ± 23.6 | 92.77 | 90.16 | - |' in ours
+  assert '| - | - | 72.8 ± 3.6 | GiGPO' in ours
   cost = section(text, '## Cost')
   assert '| RLOO | 10 | 20 | 30 | 4 | 54 |' in cost
   assert 'today, commit c0, 2 cores of X: `go`' in cost
 
 
 def test_types_of_games_are_those_of_the_summaries(made_up):
-  run = read(made_up).runs['hgpo_k2'][1]
-  masks = gather.columns(run, 'valid_seen')
-  outcomes = run.outcomes(gather.FINAL, 'valid_seen')
+  found = read(made_up)
+  run, masks = found.runs['hgpo_k2'][1], found.columns('valid_seen')
+  outcomes = run.outcomes(results.FINAL, 'valid_seen')
   by_type = run.summary['final']['valid_seen']['0.4']['by_type']
   assert {kind: outcomes[mask].mean() for kind, mask in masks.items()} == {
-    kind: row['success'] for kind, row in by_type.items()
-  }
+    reported.COLUMNS[kind]: row['success'] for kind, row in by_type.items()
+  } | {results.ALL: outcomes.mean()}
 
 
 def test_csv_has_a_line_for_each_number(made_up):
-  lines = results.csv_text(read(made_up)).splitlines()
+  lines = read(made_up).csv().splitlines()
   assert lines[0] == 'method,seed,phase,split,column,games,success'
   assert len(lines) == 1 + 7 * 2 * 2 * 7  # runs, phases, splits, columns
   assert 'hgpo_k2,1,final,valid_unseen,All,24,0.8333' in lines
 
 
-def test_several_seeds_of_sampling_are_averaged_per_game(made_up):
+def test_several_seeds_of_sampling_are_averaged_per_game(made_up, tmp_path):
   run = read(made_up).runs['hgpo_k2'][0]
-  twice = json.loads(json.dumps([run.config, run.summary]))
-  twice[0]['eval']['seeds'] = [1, 2]
-  found = run._replace(config=twice[0], summary=twice[1])
+  shutil.copytree(run.path, tmp_path, dirs_exist_ok=True)
+  config = {**run.config, 'eval': {**run.config['eval'], 'seeds': [1, 2]}}
+  (tmp_path / 'config.json').write_text(json.dumps(config))
+  found = folders.RunFolder(tmp_path)
   expected = np.array([0, 1] * 12).reshape(2, 12).mean(0)
   np.testing.assert_array_equal(
-    found.outcomes(gather.FINAL, 'valid_seen'), expected
+    found.outcomes(results.FINAL, 'valid_seen'), expected
   )
 
 
@@ -345,9 +352,9 @@ def test_plot_is_drawn_without_some_runs(made_up):
 @pytest.mark.parametrize('field', ['iterations', 'rollout.max_groups'])
 def test_unequal_budgets_are_refused(made_up, tmp_path, field):
   shutil.copytree(made_up, tmp_path, dirs_exist_ok=True)
-  (cell,) = make_cells(tmp_path, ['gigpo'], **{field: 90})
-  make_run(cell, [1] * 24)
-  with pytest.raises(cells_lib.CompareError, match=f'{field}: .* -> '):
+  (planned_run,) = make_runs(tmp_path, ['gigpo'], **{field: 90})
+  make_run(planned_run, [1] * 24)
+  with pytest.raises(planned.CompareError, match=f'{field}: .* -> '):
     read(tmp_path)
 
 

@@ -16,7 +16,7 @@ from experiments.lab import cells as cells_lib
 from experiments.lab import estimates, levels, policy, reading, truth
 from experiments.lab import statistics as stats
 from experiments.lab.cases import (
-  Job,
+  Case,
   Settings,
   compute,
   first_moment,
@@ -134,11 +134,11 @@ def judged_doors():
   )
   rules = dataclasses.replace(RULES, gamma=1.0)
   records = [
-    study(Job(settings, SKILL, 1, i), DOORS, rules, first_choice)
+    study(Case(settings, SKILL, 1, i), DOORS, rules, first_choice)
     for i in range(settings.steps)
   ]
   cell = {name: np.array([x[name] for x in records]) for name in records[0]}
-  found = [estimates.Method('rloo', 'mean', '', None, '', ())]
+  found = [estimates.Estimator('rloo', 'mean', '', None, '', ())]
   return cell, estimates.judge(cell, rules, 4, found)
 
 
@@ -185,11 +185,11 @@ def test_boxes_look_alike_but_are_not_worth_the_same():
 
 
 def test_the_picked_step_stands_in_all_groups():
-  job = Job(SETTINGS, 0.6, 2, 1)
-  record = compute(job)
+  case = Case(SETTINGS, 0.6, 2, 1)
+  record = compute(case)
   start, rules = first_moment(SETTINGS, 1), SETTINGS.rules(2)
   player = functools.partial(policy.scripted, skill=0.6)
-  base = play(start, rules, player, job.rng('base'))
+  base = play(start, rules, player, case.rng('base'))
   turn = record['turn']
   assert record['action'] == base.actions[turn]
   own = record['obs'][:, 0, : turn + 1]
@@ -309,10 +309,10 @@ def test_workers_and_interruptions_change_nothing(tmp_path, monkeypatch):
   stopped.close()
   computed = []
   monkeypatch.setattr(
-    cells_lib, 'compute', lambda job: computed.append(job) or compute(job)
+    cells_lib, 'compute', lambda case: computed.append(case) or compute(case)
   )
   resumed = dict(run(players, tmp_path / 'stopped', workers=1))
-  assert {job.depth for job in computed} == {1}
+  assert {case.depth for case in computed} == {1}
   for other in (shared, resumed):
     for player, cell in alone.items():
       assert cell.keys() == other[player].keys()
@@ -331,13 +331,13 @@ def test_a_folder_of_other_settings_is_refused(tmp_path):
 
 
 def test_streams_differ_by_purpose_and_by_cell():
-  jobs = [
-    Job(SETTINGS, s, d, i) for s in (0.3, 0.6) for d in (0, 1) for i in (0, 1)
+  cases = [
+    Case(SETTINGS, s, d, i) for s in (0.3, 0.6) for d in (0, 1) for i in (0, 1)
   ]
   first = {
-    job.rng(purpose).random()
-    for job in jobs
+    case.rng(purpose).random()
+    for case in cases
     for purpose in ('base', 'pick', 'truth', 'groups', 'members')
   }
-  assert len(first) == 5 * len(jobs)
+  assert len(first) == 5 * len(cases)
   assert SETTINGS.family in SPECS

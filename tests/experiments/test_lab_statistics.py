@@ -9,7 +9,7 @@ import pytest
 from absl import app, flags
 from absl.testing import flagsaver
 
-from experiments import advantage_lab
+from experiments import advantage_lab, bootstrap
 from experiments.lab import estimates, levels, tables
 from experiments.lab import statistics as stats
 from experiments.lab.play import Rules
@@ -19,7 +19,7 @@ from tests.alfworld_data import need_package
 
 RULES = Rules(depth=1, max_turns=6, gamma=0.95, reward=10, hidden=frozenset())
 # The small lab's, so that they are compiled once.
-METHODS = estimates.methods(1, [1.0], 10.0)
+ESTIMATED = estimates.estimators(1, [1.0], 10.0)
 
 
 def random_estimates(seed, methods=2, steps=40, replicates=5):
@@ -90,7 +90,7 @@ def test_resamples_draw_games_and_keep_their_weights():
   values = np.random.default_rng(0).normal(size=100)
   draws = stats.resamples(np.ones(100), 4000, 0)[1:] @ values
   assert draws.std() == pytest.approx(values.std() / 10, rel=0.05)
-  low, high = stats.interval(draws)
+  _, low, high = bootstrap.interval(0.0, draws)
   assert high - low == pytest.approx(2 * 1.96 * values.std() / 10, rel=0.08)
 
 
@@ -192,17 +192,17 @@ def test_judged_groups_match_references_on_nested_groups():
   """The first G episodes of a group, judged as if there were no others."""
   cell = random_cell(1, turns=20)
   for group_size in (2, 4):
-    judged = estimates.judge(cell, RULES, group_size, METHODS)
+    judged = estimates.judge(cell, RULES, group_size, ESTIMATED)
     [(rows, at)] = estimates.batches(cell, RULES, group_size, 6)
-    for method, said in zip(METHODS, judged.advantages, strict=True):
-      reference = references.REFERENCES[method.name]
-      expected = reference(rows, **dict(method.options))[at]
+    for estimator, said in zip(ESTIMATED, judged.advantages, strict=True):
+      reference = references.REFERENCES[estimator.name]
+      expected = reference(rows, **dict(estimator.options))[at]
       np.testing.assert_allclose(said.reshape(-1), expected, atol=1e-3)
 
 
-def test_methods_name_what_they_run():
-  assert {x.name for x in METHODS} <= ESTIMATORS.keys()
-  keys = [(x.name, x.form, x.weighting, x.alpha, x.variant) for x in METHODS]
+def test_estimators_name_what_they_run():
+  assert {x.name for x in ESTIMATED} <= ESTIMATORS.keys()
+  keys = [(x.name, x.form, x.weighting, x.alpha, x.variant) for x in ESTIMATED]
   assert len(set(keys)) == len(keys)
   assert {('hgpo', 'mean', 'released', 1.0, '')} < {*keys}
 
@@ -240,7 +240,7 @@ def test_a_small_lab_writes_everything_and_goes_on(tmp_path, capsys):
     name: list(csv.DictReader(data.decode().splitlines()))
     for name, data in first.items()
   }
-  count = len(METHODS)
+  count = len(ESTIMATED)
   assert len(records['cells.csv']) == 2 * count
   assert len(records['levels.csv']) == 2 * 2 and len(records['steps.csv']) == 4
   verdicts = {x['verdict'] for x in records['comparisons.csv']}
@@ -274,7 +274,7 @@ def test_flags_that_cannot_work_are_refused(tmp_path, flag, words):
 
 
 @pytest.mark.parametrize('depth', [0, 1, 4])
-def test_every_method_judges_windows_of_any_depth(depth):
+def test_every_estimator_judges_windows_of_any_depth(depth):
   [(rows, _)] = estimates.batches(random_cell(0), RULES, 4, 6)
-  for method in estimates.methods(depth, [0.0, 2.0], 10.0):
-    assert jax.eval_shape(method, rows).shape == rows.mask.shape
+  for estimator in estimates.estimators(depth, [0.0, 2.0], 10.0):
+    assert jax.eval_shape(estimator, rows).shape == rows.mask.shape

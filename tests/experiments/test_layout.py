@@ -56,7 +56,7 @@ def test_mean_and_spread_over_seeds_stand_beside_what_is_reported(tmp_path):
     'hgpo-alfworld-1.5b-k2',
     {SEEN: {'0.4': result(shares, **{PICK: 1.0})}, UNSEEN: {'0.4': {}}},
   )
-  text = layout.markdown(finished.gather(tmp_path))
+  text = layout.report(finished.gather(tmp_path))
   found = row(text, 'Qwen2.5-1.5B: ALFWorld, in distribution', 'HGPO, K = 2')
   mean, std = 92.0, 100 * statistics.stdev(shares)
   assert found['All'] == f'{mean:.2f} ± {std:.2f}'
@@ -79,7 +79,7 @@ def test_seeds_of_training_count_like_those_of_evaluation(tmp_path):
   for seed, share in ((0, 0.5), (1, 0.7)):
     final = {SEEN: {'0.4': result([share])}}
     write(tmp_path / str(seed), name, final, seed=seed)
-  text = layout.markdown(finished.gather(tmp_path))
+  text = layout.report(finished.gather(tmp_path))
   found = row(text, 'Qwen2.5-7B: ALFWorld, in distribution', 'GRPO, K = 4')
   assert found['All'] == '60.00 ± 14.14' and found['n'] == '2'
   assert found['reported'] == '-'
@@ -90,7 +90,7 @@ def test_webshop_has_a_score_and_a_success(tmp_path):
   for seed, score in (('123', 0.9), ('456', 0.88)):
     final['test']['0.4']['by_seed'][seed]['task_score'] = score
   write(tmp_path / 'a', 'gigpo-webshop-7b-k2', final)
-  text = layout.markdown(finished.gather(tmp_path))
+  text = layout.report(finished.gather(tmp_path))
   found = row(text, 'Qwen2.5-7B: WebShop', 'GiGPO, K = 2')
   assert found['Score'] == '89.00 ± 1.41' and found['Success'] == '77.50 ± 3.54'
   assert found['reported'] == '88.93 [1]'
@@ -103,11 +103,11 @@ def test_a_changed_run_is_marked_and_a_copy_refused(tmp_path):
   free = {'mesh__fsdp': 2, 'rollout__slots': 4, 'env__servers': 1}
   write(tmp_path / 'a', name, final, **changes, **free)
   runs = finished.gather(tmp_path)
-  assert runs[0].changes == (
+  assert finished.changes(runs[0]) == [
     'iterations: 160 -> 3',
     "policy.checkpoint: 'Qwen/Qwen2.5-1.5B-Instruct' -> 'own'",
-  )
-  text = layout.markdown(runs)
+  ]
+  text = layout.report(runs)
   title = 'Qwen2.5-1.5B: ALFWorld, in distribution'
   label = 'HGPO, K = 4, alpha = 2 \\*'
   assert row(text, title, label)['All'] == '50.00'
@@ -156,7 +156,7 @@ def test_reported_numbers_are_of_cells_and_none_where_none_is_listed():
   assert [r.seen for r in find(('gigpo', '7b', 4), 'seen')] == [
     (95.63, None), (95.43, None)]  # fmt: skip
   assert find(('hgpo', '7b', 4), 'success')[0].success.mean == 79.29
-  assert find(('hgpo', '7b', 2), 'seen') is None
-  assert find(('ppo', '1.5b', 2), 'seen') is None
+  assert find(('hgpo', '7b', 2), 'seen') == []
+  assert find(('ppo', '1.5b', 2), 'seen') == []
   (ppo,) = (r for r in reported.ROWS if r[1:3] == ('ppo', '1.5b'))
   assert ppo.alfworld == (54.4, 3.1) and ppo.success == (51.5, 2.9)

@@ -11,7 +11,7 @@ import pytest
 
 from experiments import planning
 from experiments.configs import base, paper
-from experiments.finished import gather
+from experiments.finished import changes, gather
 from hgpo_jax.train import checkpoint, loop
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
@@ -232,14 +232,14 @@ def played(name, folder):
     result = summary['final'][split]['0.4']
     assert list(result['by_seed']) == ['123', '456', '789']
     assert result['games'] == 3
-  return next(run for run in gather(folder) if run.cell.name == name)
+  return next(run for run in gather(folder) if run.config['cell'] == name)
 
 
 @pytest.mark.parametrize('method', paper.METHODS)
 def test_a_cell_runs_and_is_gathered_as_one_that_was_changed(method, tmp_path):
   run = played(f'{method}-alfworld-1.5b-k2', tmp_path)
   assert run.seed == 0
-  assert "policy.preset: '1.5b' -> 'tiny'" in run.changes
+  assert "policy.preset: '1.5b' -> 'tiny'" in changes(run)
 
 
 # The sizes of the policy are one under the tiny policy.

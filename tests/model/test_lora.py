@@ -7,8 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from experiments.bench import workloads
 from hgpo_jax.model import lora, qwen2
+from tests import workloads
 
 BASE = qwen2.Config(30, 8, 16, 2, 2, 1, 4, dtype='float32')
 TARGETS = ('q_proj', 'v_proj', 'down_proj')

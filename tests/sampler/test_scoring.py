@@ -8,11 +8,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from experiments.bench import workloads
 from hgpo_jax import types
 from hgpo_jax.model import qwen2
 from hgpo_jax.sampler import sampling, scoring
 from hgpo_jax.train import packing
+from tests import workloads
 
 CONFIG = qwen2.Config(
   40, 16, 32, 2, 4, 2, 4, dtype='float32', cache_dtype='float32'

@@ -8,13 +8,13 @@ import numpy as np
 import optax
 import pytest
 
-from experiments.bench import workloads
 from experiments.configs import toy
 from hgpo_jax import types
 from hgpo_jax.model import qwen2, sharding, values
 from hgpo_jax.train import critic, packing, update
 from hgpo_jax.train.compilations import Compilations
 from hgpo_jax.train.learner import Learner
+from tests import workloads
 
 VOCAB, REPLY = 24, 3
 SHAPES = packing.Shapes(

@@ -6,12 +6,12 @@ import jax
 import numpy as np
 import pytest
 
-from experiments.bench import workloads
 from experiments.configs import toy
 from hgpo_jax import types
 from hgpo_jax.train import batching, packing, update
 from hgpo_jax.train.compilations import Compilations
 from hgpo_jax.train.learner import Learner
+from tests import workloads
 
 VOCAB, REPLY = 24, 3
 SHAPES = packing.Shapes(

@@ -9,11 +9,11 @@ import numpy as np
 import optax
 import pytest
 
-from experiments.bench import workloads
 from hgpo_jax import types
 from hgpo_jax.model import lora, qwen2, sharding
 from hgpo_jax.sampler import scoring
 from hgpo_jax.train import packing, update
+from tests import workloads
 
 TURNS, REPLY, VOCAB = 12, 3, 11
 SHAPES = packing.Shapes(

@@ -1,4 +1,4 @@
-"""Cells (method x seed): what is still to be played, and playing it."""
+"""Runs (method x seed) that are to be played, and playing them."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ class CompareError(Exception):
   """Runs that cannot be compared; the text says the cure."""
 
 
-class Cell(NamedTuple):
+class PlannedRun(NamedTuple):
   """One run of the comparison.
 
   Attributes:
@@ -66,14 +66,14 @@ def load_methods(path: str, named: Iterable[str] = ()) -> Any:
   return module
 
 
-def make_cells(
+def make_runs(
   path: str,
   methods: Sequence[str],
   seeds: Sequence[int],
   folder: pathlib.Path,
   budget: dict[str, int],
-) -> list[Cell]:
-  """Lists the cells, all methods of a seed before the next seed.
+) -> list[PlannedRun]:
+  """Lists the runs, all methods of a seed before the next seed.
 
   Args:
     path: the config file with the methods.
@@ -85,7 +85,7 @@ def make_cells(
     ConfigError for a config that cannot work.
   """
   module = load_methods(path, methods)
-  cells = []
+  runs = []
   for seed in dict.fromkeys(seeds):
     for method in dict.fromkeys(methods):
       own = folder / f'{method}_seed{seed}'
@@ -101,47 +101,47 @@ def make_cells(
         )
       flags = [f'--config={path}:{method}']
       flags += [f'--config.{name}={value}' for name, value in fields.items()]
-      cells.append(Cell(method, seed, own, config.to_dict(), tuple(flags)))
-  return cells
+      runs.append(PlannedRun(method, seed, own, config.to_dict(), tuple(flags)))
+  return runs
 
 
-def unfinished(cells: Iterable[Cell]) -> list[Cell]:
-  """Returns the cells that have no summary yet.
+def unfinished(runs: Iterable[PlannedRun]) -> list[PlannedRun]:
+  """Returns the runs that have no summary yet.
 
   Raises: CompareError if a folder holds a run of another config.
   """
-  cells = list(cells)
-  if wrong := folders.others({c.folder: c.config for c in cells}):
+  runs = list(runs)
+  if wrong := folders.others({c.folder: c.config for c in runs}):
     raise CompareError(
       f'{wrong}\nGive the saved values, or another --out, or move the folders '
       'away.'
     )
-  return [cell for cell in cells if not folders.is_finished(cell.folder)]
+  return [run for run in runs if not folders.is_finished(run.folder)]
 
 
-def command(cell: Cell, trainer: Sequence[str] = TRAINER) -> list[str]:
-  """What plays a cell, from the start or from where it was interrupted."""
-  begun = (cell.folder / 'config.json').exists()
-  return [*trainer, *cell.flags, *(['--resume'] if begun else [])]
+def command(run: PlannedRun, trainer: Sequence[str] = TRAINER) -> list[str]:
+  """What plays a run, from the start or from where it was interrupted."""
+  begun = (run.folder / 'config.json').exists()
+  return [*trainer, *run.flags, *(['--resume'] if begun else [])]
 
 
 def play(
-  cells: Sequence[Cell],
+  runs: Sequence[PlannedRun],
   jobs: int = 1,
   trainer: Sequence[str] = TRAINER,
   say: Callable[[str], None] = print,
-) -> list[Cell]:
-  """Plays cells, `jobs` at once, as `supervision.play` does.
+) -> list[PlannedRun]:
+  """Plays runs, `jobs` at once, as `supervision.play` does.
 
-  Returns: the cells that failed.
+  Returns: the runs that failed.
   """
 
-  def work(cell: Cell) -> supervision.Work:
+  def work(run: PlannedRun) -> supervision.Work:
     return supervision.Work(
-      cell.name,
-      lambda: [logs.popen(command(cell, trainer), cell.log)],
-      (cell.log,),
+      run.name,
+      lambda: [logs.popen(command(run, trainer), run.log)],
+      (run.log,),
     )
 
-  supervision.play([work(cell) for cell in cells], jobs, say)
-  return [cell for cell in cells if not folders.is_finished(cell.folder)]
+  supervision.play([work(run) for run in runs], jobs, say)
+  return [run for run in runs if not folders.is_finished(run.folder)]

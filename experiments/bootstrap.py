@@ -1,4 +1,9 @@
-"""Intervals for what was measured on the same games with the same seeds."""
+"""Bootstrap intervals of means, for tables and reports.
+
+`scipy.stats.bootstrap` redraws all n of n along one axis; the comparison
+redraws two axes at once and one fewer than there are, and the lab redraws
+weights that several statistics share.
+"""
 
 from __future__ import annotations
 
@@ -6,28 +11,49 @@ import functools
 from typing import NamedTuple
 
 import numpy as np
-from scipy import stats
 
-DRAWS, LEVEL = 4000, 0.95
-NO_DIFFERENCE = 'no difference seen'
+DRAWS = 4000
+_BOUNDS = (0.025, 0.975)
 
 
 class Interval(NamedTuple):
-  """A mean and the bounds of its 95 % interval, in the values' own units."""
+  """A mean and the bounds of its 95 % interval, in the values' own units.
+
+  In an f-string the format is that of each number: `f'{interval:+.1f}'`.
+  """
 
   mean: float
   low: float
   high: float
 
   @property
-  def verdict(self) -> str:
-    """What may be said of a difference: its sign, or nothing."""
-    if self.low <= 0 <= self.high:
-      return NO_DIFFERENCE
-    return 'higher' if self.mean > 0 else 'lower'
+  def sign(self) -> int:
+    """Of the mean, as far as it is known: 0 where the interval contains 0."""
+    return (self.low > 0) - (self.high < 0)
+
+  def __format__(self, spec: str) -> str:
+    return f'{self.mean:{spec}} [{self.low:{spec}}, {self.high:{spec}}]'
 
 
-def interval(values: np.ndarray, draws: int = DRAWS, seed: int = 0) -> Interval:
+def interval(mean: float, draws: np.ndarray) -> Interval:
+  """The middle 95 % of bootstrapped means `[D]`, around the mean itself."""
+  low, high = np.quantile(draws, _BOUNDS)
+  return Interval(float(mean), float(low), float(high))
+
+
+def counts(
+  rng: np.random.Generator, size: int, drawn: int, draws: int
+) -> np.ndarray:
+  """How often each of `size` is among `drawn`, with replacement: `[D, size]`.
+
+  See Efron 1979 (https://doi.org/10.1214/aos/1176344552).
+  """
+  return rng.multinomial(drawn, np.full(size, 1 / size), draws)
+
+
+def pigeonhole(
+  values: np.ndarray, draws: int = DRAWS, seed: int = 0
+) -> Interval:
   """Bootstraps the mean of a seeds x games table over both at once.
 
     mean* = sum_sg u_s v_g values_sg,   with n = S - 1 (1 for a single seed),
@@ -52,9 +78,7 @@ def interval(values: np.ndarray, draws: int = DRAWS, seed: int = 0) -> Interval:
   """
   seeds, games = _shares(*values.shape, draws, seed)
   means = np.einsum('ds,sg,dg->d', seeds, values, games, optimize=True)
-  tail = 100 * (1 - LEVEL) / 2
-  low, high = np.percentile(means, [tail, 100 - tail])
-  return Interval(float(values.mean()), float(low), float(high))
+  return interval(values.mean(), means)
 
 
 @functools.lru_cache(maxsize=32)
@@ -64,32 +88,8 @@ def _shares(
   """How often each seed `[D, S]` and game `[D, G]` is drawn; rows sum to 1."""
   rng = np.random.default_rng(seed)
 
-  def shares(n: int) -> np.ndarray:
-    drawn = max(n - 1, 1)
-    return rng.multinomial(drawn, np.full(n, 1 / n), draws) / drawn
+  def shares(size: int) -> np.ndarray:
+    drawn = max(size - 1, 1)
+    return counts(rng, size, drawn, draws) / drawn
 
   return shares(num_seeds), shares(num_games)
-
-
-def smooth(values: np.ndarray, width: int) -> np.ndarray:
-  """Means of `width` neighbours: `[..., T]` -> `[..., T - width + 1]`."""
-  sums = np.cumsum(np.insert(values, 0, 0.0, axis=-1), axis=-1)
-  return (sums[..., width:] - sums[..., :-width]) / width
-
-
-def band(curves: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-  """Mean over seeds, and half the width of its pointwise 95 % interval.
-
-  Student's, with S - 1 degrees of freedom; 0 for a single seed.
-
-  Args:
-    curves: `[S, T]`.
-
-  Returns: two `[T]`.
-  """
-  seeds = len(curves)
-  mean = curves.mean(0)
-  if seeds == 1:
-    return mean, np.zeros_like(mean)
-  t = stats.t.ppf((1 + LEVEL) / 2, seeds - 1)
-  return mean, t * curves.std(0, ddof=1) / seeds**0.5

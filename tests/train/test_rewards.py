@@ -1,5 +1,7 @@
 """What is learned from, and what is told: success and the world's score."""
 
+import dataclasses
+
 import numpy as np
 
 from hgpo_jax import types
@@ -30,7 +32,9 @@ def test_success_is_worth_one_at_the_end():
   found = [rewards.success(x) for x in EPISODES]
   assert [[u.reward for u in t.turns] for t in found] == [
     [0.0, 0.0], [0.0, 0.0, 1.0]]  # fmt: skip
-  assert found[1] == EPISODES[1]  # a world that rewards success alone
+  np.testing.assert_equal(  # a world that rewards success alone
+    dataclasses.asdict(found[1]), dataclasses.asdict(EPISODES[1])
+  )
   assert [rewards.world(x) for x in EPISODES] == EPISODES
 
 

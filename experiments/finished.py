@@ -7,28 +7,9 @@ import pathlib
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-from experiments.configs import paper
-from hgpo_jax.train import checkpoint
+from experiments.configs import base, paper
+from hgpo_jax import config as config_lib
 from hgpo_jax.types import ConfigError
-
-# Fields that say where and how fast a run of a cell goes, not what it does.
-_FREE = (
-  *(field for field in checkpoint.FREE_FIELDS if field != 'iterations'),
-  'seed',
-  'samples_every',
-  'env.alfworld.root',
-  'env.webshop.products',
-  'env.webshop.attributes',
-  'env.webshop.cache',
-  'rollout.rows',
-  'rollout.slots',
-  'policy.remat',
-  'policy.attention',
-  'optim.microbatch',
-  'optim.row_',
-  'optim.logits_chunk',
-  'eval.every',
-)
 
 
 class Run(NamedTuple):
@@ -88,8 +69,10 @@ def _read(folder: pathlib.Path) -> Run | None:
       f'{folder} ran {name!r}, which is no cell of experiments/configs/'
       'paper.py. Move it away.'
     )
-  meant = paper.get_config(name).to_dict()
-  changes = checkpoint.config_differences(meant, config, _FREE)
+  meant = {**paper.get_config(name).to_dict(), 'seed': config['seed']}
+  changes = config_lib.differences(
+    meant, config, config_lib.same_run, base.DEFAULT
+  )
   return Run(
     folder,
     paper.find(name),

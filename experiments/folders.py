@@ -7,10 +7,8 @@ import pathlib
 from collections.abc import Mapping
 from typing import Any
 
-from hgpo_jax.train import checkpoint
-
-# A run of another length is another run, although it could be resumed.
-_FREE = tuple(x for x in checkpoint.FREE_FIELDS if x != 'iterations')
+from experiments.configs import base
+from hgpo_jax import config as config_lib
 
 
 def is_finished(folder: pathlib.Path) -> bool:
@@ -27,8 +25,9 @@ def others(meant: Mapping[pathlib.Path, Mapping[str, Any]]) -> str:
   wrong = []
   for folder, config in meant.items():
     saved = folder / 'config.json'
-    differences = saved.exists() and checkpoint.config_differences(
-      json.loads(saved.read_text()), config, _FREE
+    # A run of another length is another run, although it could be resumed.
+    differences = saved.exists() and config_lib.differences(
+      json.loads(saved.read_text()), config, config_lib.same_run, base.DEFAULT
     )
     if differences:
       wrong.append(f'\n  {folder} (saved -> given): {"; ".join(differences)}')

@@ -62,7 +62,7 @@ def _config() -> ml_collections.ConfigDict:
   c.env.servers, c.rollout.workers = 0, 0
   c.sampling.max_reply = _REPLY.value
   c.rollout.groups = _GROUPS.value
-  c.rollout.rows = 8 * _GROUPS.value
+  c.rollout.episodes = 8 * _GROUPS.value
   c.policy.update(preset=_PRESET.value, checkpoint='')
   c.warmstart.tokenizer_games = 16
   return c

@@ -13,19 +13,10 @@ import numpy as np
 from envs import registry
 from envs.base import Task
 from experiments.comparison.cells import CompareError
-from hgpo_jax.train import checkpoint
+from experiments.configs import base
+from hgpo_jax import config as config_lib
 
 START, FINAL = 'warm_start', 'final'  # the phases of a summary
-# What must be the same in all runs, so that they can be compared.
-_BUDGET = (
-  'iterations:',
-  'rollout.groups:',
-  'rollout.group_size:',
-  'rollout.max_groups:',
-  'eval.',
-  'env.world:',
-  'env.alfworld.',
-)
 
 
 class Run(NamedTuple):
@@ -95,11 +86,9 @@ def _read(method: str, seed: int, folder: pathlib.Path) -> Run:
 
 
 def _check_budget(one: Run, other: Run) -> None:
-  differences = [
-    text
-    for text in checkpoint.config_differences(one.config, other.config, ())
-    if text.startswith(_BUDGET)
-  ]
+  differences = config_lib.differences(
+    one.config, other.config, config_lib.same_budget, base.DEFAULT
+  )
   if differences:
     raise CompareError(
       f'{one.method} seed {one.seed} and {other.method} seed {other.seed} have '

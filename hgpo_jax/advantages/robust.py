@@ -12,7 +12,7 @@ from hgpo_jax.advantages.rows import Rows
 def ngrpo(
   rows: Rows,
   *,
-  max_return: float = 1.0,
+  max_return: float = 10.0,
   std: segments.Std = 'sample',
   count: episode.Count = 'trajectories',
   eps: float = 1e-6,
@@ -50,7 +50,7 @@ def mc_grpo(
   rows: Rows,
   *,
   rescale: bool = False,
-  limit: float = float('inf'),
+  limit: float = 10.0,
   count: episode.Count = 'trajectories',
   eps: float = 1e-3,
 ) -> jax.Array:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any, Literal
@@ -16,6 +17,13 @@ PPO = 'ppo'  # the estimator that has a critic
 CLIPPED = 'clipped'  # the surrogate whose options are fields of `loss`
 Float = Literal['float32', 'bfloat16', 'float16']
 
+_speed = functools.partial(field, kind='speed')
+_place = functools.partial(field, kind='place')
+_own = functools.partial(field, kind='place', marks=('per_process',))
+_warm = functools.partial(field, marks=('warm_start',))
+_packed = functools.partial(field, kind='speed', marks=('warm_start',))
+_budget = functools.partial(field, marks=('budget',))
+
 
 @dataclasses.dataclass(frozen=True)
 class Env:
@@ -26,57 +34,24 @@ class Env:
     "a name in envs/registry.py, or 'module:Class'",
     marks=('warm_start', 'budget'),
   )
-  servers: int = field(
-    0,
-    "server processes; 0 plays in the trainer's process",
-    kind='place',
-    marks=('per_process',),
-    least=0,
+  servers: int = _own(
+    0, "server processes; 0 plays in the trainer's process", least=0
   )
-  addresses: tuple[str, ...] = field(
-    (),
-    "'host:port' of remote servers (envs/README.md)",
-    kind='place',
-    marks=('per_process',),
+  addresses: tuple[str, ...] = _own(
+    (), "'host:port' of remote servers (envs/README.md)"
   )
-  token_file: str = field(
-    '',
-    "holds what they ask for; '' shows nothing",
-    kind='place',
-    marks=('per_process',),
+  token_file: str = _own('', "holds what they ask for; '' shows nothing")
+  ca_file: str = _own('', "PEM certificates to trust; '' connects without TLS")
+  timeout: float = _own(
+    120.0, 'until a server that does not answer is left', unit='s'
   )
-  ca_file: str = field(
-    '',
-    "PEM certificates to trust; '' connects without TLS",
-    kind='place',
-    marks=('per_process',),
+  patience: float = _own(
+    600.0, 'to go on without an answer from any server', unit='s'
   )
-  timeout: float = field(
-    120.0,
-    'until a server that does not answer is left',
-    unit='s',
-    kind='place',
-    marks=('per_process',),
-  )
-  patience: float = field(
-    600.0,
-    'to go on without an answer from any server',
-    unit='s',
-    kind='place',
-    marks=('per_process',),
-  )
-  history: int = field(
-    2,
-    'K: past turns in a prompt',
-    unit='turns',
-    marks=('warm_start',),
-    least=0,
-  )
+  history: int = _warm(2, 'K: past turns in a prompt', unit='turns', least=0)
   template: str = field('paper', 'a preset of the world')
   template_file: str = field('', 'JSON file of a template, instead of a preset')
-  constrained: bool = field(
-    False, 'decode admissible actions only', marks=('warm_start',)
-  )
+  constrained: bool = _warm(False, 'decode admissible actions only')
   options: Mapping[str, Any] = dataclasses.field(
     default_factory=lambda: MappingProxyType({})
   )
@@ -99,53 +74,37 @@ class Lora:
   )
 
 
-_WARM: Any = ('warm_start',)
-
-
 @dataclasses.dataclass(frozen=True)
 class Policy:
   """The model that plays and learns."""
 
-  preset: str = field('tiny', 'a size in hgpo_jax/model', marks=_WARM)
-  layers: int = field(0, "blocks; 0 keeps the preset's", marks=_WARM, least=0)
-  width: int = field(
-    0, "hidden size; 0 keeps the preset's", marks=_WARM, least=0
+  preset: str = _warm('tiny', 'a size in hgpo_jax/model')
+  layers: int = _warm(0, "blocks; 0 keeps the preset's", least=0)
+  width: int = _warm(0, "hidden size; 0 keeps the preset's", least=0)
+  ff_width: int = _warm(0, "feed-forward size; 0 keeps the preset's", least=0)
+  tokenizer: str = _warm(
+    '', "Hugging Face folder; '' builds one from the world's text"
   )
-  ff_width: int = field(
-    0, "feed-forward size; 0 keeps the preset's", marks=_WARM, least=0
+  vocab_size: int = _warm(1024, 'of a built tokenizer, at most', unit='tokens')
+  chat: str = _warm('qwen', "markers of a built tokenizer: 'qwen' or 'short'")
+  embed_std: float = _warm(0.02, 'of random embeddings')
+  compose_embeddings: bool = _warm(
+    False, 'phrases start as sums of their words'
   )
-  tokenizer: str = field(
-    '', "Hugging Face folder; '' builds one from the world's text", marks=_WARM
+  checkpoint: str = _warm(
+    '', 'Hugging Face folder or hub id, instead of a preset'
   )
-  vocab_size: int = field(
-    1024, 'of a built tokenizer, at most', unit='tokens', marks=_WARM
-  )
-  chat: str = field(
-    'qwen', "markers of a built tokenizer: 'qwen' or 'short'", marks=_WARM
-  )
-  embed_std: float = field(0.02, 'of random embeddings', marks=_WARM)
-  compose_embeddings: bool = field(
-    False, 'phrases start as sums of their words', marks=_WARM
-  )
-  checkpoint: str = field(
-    '', 'Hugging Face folder or hub id, instead of a preset', marks=_WARM
-  )
-  dtype: Float = field(
-    'bfloat16', 'of activations and matrix products', marks=_WARM
-  )
-  param_dtype: Float = field(
-    'float32', 'of stored params; others need adapters', marks=_WARM
+  dtype: Float = _warm('bfloat16', 'of activations and matrix products')
+  param_dtype: Float = _warm(
+    'float32', 'of stored params; others need adapters'
   )
   cache_dtype: Float = field('bfloat16', 'of cached keys and values')
-  remat: str = field(
+  remat: str = _speed(
     'none',
     "what a backward pass keeps: 'none' recomputes nothing, 'dots', 'full'",
-    kind='speed',
   )
-  attention: str = field(
-    'auto',
-    "the platform's; a name in hgpo_jax/model/attention.py",
-    kind='speed',
+  attention: str = _speed(
+    'auto', "the platform's; a name in hgpo_jax/model/attention.py"
   )
   lora: Lora = section(Lora)
 
@@ -154,12 +113,10 @@ class Policy:
 class Mesh:
   """Devices along each axis."""
 
-  data: int = field(1, 'rows; params are copied', kind='speed')
-  fsdp: int = field(-1, 'rows and params; -1 takes what is left', kind='speed')
-  tensor: int = field(1, 'heads; must divide the query heads', kind='speed')
-  device_gib: float = field(
-    0.0, 'memory of a device; 0 asks it', unit='GiB', kind='place'
-  )
+  data: int = _speed(1, 'rows; params are copied')
+  fsdp: int = _speed(-1, 'rows and params; -1 takes what is left')
+  tensor: int = _speed(1, 'heads; must divide the query heads')
+  device_gib: float = _place(0.0, 'memory of a device; 0 asks it', unit='GiB')
 
 
 @dataclasses.dataclass(frozen=True)
@@ -171,51 +128,40 @@ class Sampling:
   top_p: float = field(
     1.0, 'probability of the tokens that are kept; 1 is off', least=0, most=1
   )
-  max_reply: int = field(512, 'of a reply, at most', unit='tokens', marks=_WARM)
+  max_reply: int = _warm(512, 'of a reply, at most', unit='tokens')
   prompt_buckets: tuple[int, ...] = field(
     (512, 1024, 2048, 4096),
     'lengths that prompts are padded to; longer ones lose their head',
     unit='tokens',
   )
-  prefill_buckets: tuple[int, ...] = field(
-    (4, 16), 'prompts that are read at once', kind='speed'
+  prefill_buckets: tuple[int, ...] = _speed(
+    (4, 16), 'prompts that are read at once'
   )
-  prefill_rows: int = field(
-    8, 'prompts that wait, before other rows are interrupted', kind='speed'
+  prefill_rows: int = _speed(
+    8, 'prompts that wait, before other rows are interrupted'
   )
-  chunk: int = field(
-    16,
-    'of each row between two looks at the rows',
-    unit='tokens',
-    kind='speed',
+  chunk: int = _speed(
+    16, 'of each row between two looks at the rows', unit='tokens'
   )
-  choice_buckets: tuple[int, ...] = field(
-    (32, 64, 128), 'numbers of allowed replies of a prompt', marks=_WARM
+  choice_buckets: tuple[int, ...] = _warm(
+    (32, 64, 128), 'numbers of allowed replies of a prompt'
   )
-
-
-_BUDGET: Any = ('budget',)
 
 
 @dataclasses.dataclass(frozen=True)
 class Rollout:
   """What is played in an iteration, and how."""
 
-  groups: int = field(16, 'tasks per iteration', marks=_BUDGET, least=1)
-  max_groups: int = field(
+  groups: int = _budget(16, 'tasks per iteration', least=1)
+  max_groups: int = _budget(
     0,
     'play up to so many, until `groups` of them hold episodes of different '
     'rewards, and learn from these; 0 learns from all',
-    marks=_BUDGET,
     least=0,
   )
-  group_size: int = field(8, 'episodes per task', marks=_BUDGET, least=1)
-  episodes: int = field(
-    128, 'episodes that are played at once', kind='speed', least=1
-  )
-  decode_rows: int = field(
-    0, 'of these, decoded together; 0 is all', kind='speed', least=0
-  )
+  group_size: int = _budget(8, 'episodes per task', least=1)
+  episodes: int = _speed(128, 'episodes that are played at once', least=1)
+  decode_rows: int = _speed(0, 'of these, decoded together; 0 is all', least=0)
   workers: int = field(
     0,
     'threads that call environments; 0 calls them in turn',
@@ -223,8 +169,8 @@ class Rollout:
     marks=('per_process',),
     least=0,
   )
-  lockstep: bool = field(
-    False, 'all episodes wait for each other in every turn', kind='speed'
+  lockstep: bool = _speed(
+    False, 'all episodes wait for each other in every turn'
   )
 
 
@@ -278,9 +224,7 @@ class Algo:
   """Rewards, and the estimator of advantages with its options."""
 
   estimator: str = field(
-    'hgpo',
-    'a name in hgpo_jax/advantages',
-    choices=(*ESTIMATORS, PPO),
+    'hgpo', 'a name in hgpo_jax/advantages', choices=(*ESTIMATORS, PPO)
   )
   gamma: float = field(0.95, 'discount per turn', least=0, most=1)
   reward: str = field(
@@ -382,31 +326,20 @@ class Optim:
   minibatch_turns: int = field(
     256, 'per optimiser step, at most', unit='turns', least=1
   )
-  row_tokens: int = field(
-    4608,
-    'of a packed row: prompts and replies',
-    unit='tokens',
-    kind='speed',
-    marks=_WARM,
+  row_tokens: int = _packed(
+    4608, 'of a packed row: prompts and replies', unit='tokens'
   )
-  row_replies: int = field(
+  row_replies: int = _packed(
     1024,
     'of the replies in a packed row, at least sampling.max_reply',
     unit='tokens',
-    kind='speed',
-    marks=_WARM,
   )
-  row_turns: int = field(
-    16, 'in a packed row, at most', unit='turns', kind='speed', marks=_WARM
-  )
-  microbatch_rows: int = field(
-    1, 'per gradient', unit='packed rows', kind='speed', marks=_WARM
-  )
-  logits_chunk: int = field(
+  row_turns: int = _packed(16, 'in a packed row, at most', unit='turns')
+  microbatch_rows: int = _packed(1, 'per gradient', unit='packed rows')
+  logits_chunk: int = _speed(
     512,
     'reply tokens of a row whose logits are there at once',
     unit='tokens',
-    kind='speed',
     least=1,
   )
 
@@ -415,23 +348,13 @@ class Optim:
 class WarmStart:
   """The tokenizer, and behaviour cloning of the world's expert."""
 
-  games: int = field(
-    0, 'expert episodes to clone; 0 skips it', marks=_WARM, least=0
-  )
-  tokenizer_games: int = field(
-    256, 'at least so many for a built tokenizer', marks=_WARM
-  )
-  epochs: int = field(1, 'passes over what is cloned', marks=_WARM)
-  learning_rate: float = field(1e-3, 'the peak', marks=_WARM)
-  minibatch_turns: int = field(
-    256, 'per optimiser step', unit='turns', marks=_WARM
-  )
-  explore: float = field(
-    1.0, 'how often the expert looks before it knows', marks=_WARM
-  )
-  noise: float = field(
-    0.0, 'share of random moves played (not cloned)', marks=_WARM
-  )
+  games: int = _warm(0, 'expert episodes to clone; 0 skips it', least=0)
+  tokenizer_games: int = _warm(256, 'at least so many for a built tokenizer')
+  epochs: int = _warm(1, 'passes over what is cloned')
+  learning_rate: float = _warm(1e-3, 'the peak')
+  minibatch_turns: int = _warm(256, 'per optimiser step', unit='turns')
+  explore: float = _warm(1.0, 'how often the expert looks before it knows')
+  noise: float = _warm(0.0, 'share of random moves played (not cloned)')
 
 
 @dataclasses.dataclass(frozen=True)
@@ -443,21 +366,17 @@ class Eval:
     'between evaluations; 0 only at the end',
     unit='iterations',
     kind='speed',
-    marks=_BUDGET,
+    marks=('budget',),
   )
-  games: int = field(
-    512,
-    'per split, temperature and seed; 0 plays all, -1 skips evaluation',
-    marks=_BUDGET,
+  games: int = _budget(
+    512, 'per split, temperature and seed; 0 plays all, -1 skips evaluation'
   )
-  splits: tuple[str, ...] = field(
-    ('valid_seen', 'valid_unseen'), 'of the world', marks=_BUDGET
+  splits: tuple[str, ...] = _budget(
+    ('valid_seen', 'valid_unseen'), 'of the world'
   )
-  temperatures: tuple[float, ...] = field(
-    (1.0, 0.4), 'of sampling', marks=_BUDGET
-  )
-  seeds: tuple[int, ...] = field(
-    (123,), 'of sampling; each plays all games once', marks=_BUDGET
+  temperatures: tuple[float, ...] = _budget((1.0, 0.4), 'of sampling')
+  seeds: tuple[int, ...] = _budget(
+    (123,), 'of sampling; each plays all games once'
   )
 
 
@@ -465,34 +384,26 @@ class Eval:
 class Checkpoint:
   """What is saved of a run."""
 
-  every: int = field(
-    10,
-    'between checkpoints; 0 only at the end',
-    unit='iterations',
-    kind='place',
+  every: int = _place(
+    10, 'between checkpoints; 0 only at the end', unit='iterations'
   )
-  keep: int = field(3, 'newest ones that are kept', kind='place')
+  keep: int = _place(3, 'newest ones that are kept')
 
 
 @dataclasses.dataclass(frozen=True)
 class Config:
   """An experiment; the defaults are the paper's ALFWorld settings (sec. 5)."""
 
-  seed: int = field(0, 'of everything that is random', marks=_WARM)
-  run_dir: str = field(
-    '',
-    "where everything is written; '' means runs/<the config's name>",
-    kind='place',
+  seed: int = _warm(0, 'of everything that is random')
+  run_dir: str = _place(
+    '', "where everything is written; '' means runs/<the config's name>"
   )
   cell: str = field('', "name of the paper's cell that this is; '' is none")
   iterations: int = field(
     160, 'rollout and update', marks=('grows', 'budget'), least=0
   )
-  samples_every: int = field(
-    10,
-    'between written sample episodes; 0 is off',
-    unit='iterations',
-    kind='place',
+  samples_every: int = _place(
+    10, 'between written sample episodes; 0 is off', unit='iterations'
   )
   env: Env = section(Env)
   policy: Policy = section(Policy)

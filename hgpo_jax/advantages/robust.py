@@ -26,7 +26,8 @@ def ngrpo(
 
   Args:
     rows: the batch.
-    max_return: the highest episode return there is, in reward units.
+    max_return: the highest episode return there is, in reward units; by default
+      that of a success under the default reward scale.
     std: 'sample' (n + 1 members less 1, as released) or 'population'.
     count: who makes the statistics; see `episode.grpo`.
     eps: floor of the spread, in reward units.
@@ -67,8 +68,9 @@ def mc_grpo(
     rows: the batch.
     rescale: multiplies by n / (number of counted returns off the median), as
       the released code does.
-    limit: largest absolute advantage (ours). With two-valued rewards most
-      returns equal the median, the deviation is 0, and A reaches 1 / eps.
+    limit: largest absolute advantage (ours; inf, as in the paper, is off).
+      With two-valued rewards most returns equal the median, the deviation is
+      0, and A reaches 1 / eps.
     count: who makes the medians; see `episode.grpo`.
     eps: floor of the deviation, in reward units.
 

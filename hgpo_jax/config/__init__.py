@@ -50,6 +50,7 @@ __all__ = [
   'filled',
   'fixed_on_resume',
   'leaves',
+  'options_of',
   'problems',
   'same_budget',
   'same_processes',

@@ -14,8 +14,9 @@ import pytest
 
 from experiments.comparison import cells as cells_lib
 from experiments.comparison import gather, plots, report, results, statistics
-from experiments.configs import compare
-from hgpo_jax.train import checkpoint, evaluate
+from experiments.configs import base, compare
+from hgpo_jax import config as config_lib
+from hgpo_jax.train import evaluate
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 FILE = str(ROOT / 'experiments' / 'configs' / 'compare.py')
@@ -132,12 +133,14 @@ def save_config(cell, **changes):
 
 
 def test_methods_differ_in_their_overrides_alone():
-  base = compare.get_config('hgpo_k2').to_dict()
+  main = compare.get_config('hgpo_k2').to_dict()
   for name, method in compare.METHODS.items():
     config = compare.get_config(name).to_dict()
     changed = {
       text.split(':')[0]
-      for text in checkpoint.config_differences(base, config, ())
+      for text in config_lib.differences(
+        main, config, lambda _: True, base.DEFAULT
+      )
     }
     assert changed <= method.overrides.keys()
   assert set(compare.MAIN) <= set(compare.METHODS)

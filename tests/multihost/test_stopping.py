@@ -5,7 +5,7 @@ import signal
 
 import pytest
 
-from experiments.configs import toy
+from experiments.configs import base, toy
 from hgpo_jax.multihost import exchange, stopping
 from hgpo_jax.train import loop
 from tests.runs import records
@@ -16,8 +16,8 @@ STEPS = 3
 def config():
   c = toy.get_config().unlock()
   c.iterations, c.eval.games, c.checkpoint.every = STEPS, -1, 0
-  c.rollout.update(groups=2, group_size=4, rows=8, lockstep=True)
-  return c
+  c.rollout.update(groups=2, group_size=4, episodes=8, lockstep=True)
+  return base.freeze(c)
 
 
 def test_a_run_that_was_told_to_stop_goes_on_as_if_it_had_not(

@@ -20,9 +20,9 @@ import jax.numpy as jnp
 from envs import registry
 from envs.base import EnvError
 from hgpo_jax.config import Config
-from hgpo_jax.model import lora, memory, qwen2, sharding
+from hgpo_jax.model import lora, memory, qwen2
 from hgpo_jax.model.weights import WeightsError
-from hgpo_jax.train import config_checks, tasks
+from hgpo_jax.train import build, config_checks, tasks
 from hgpo_jax.train import policy as policy_lib
 from hgpo_jax.types import ConfigError
 
@@ -50,7 +50,7 @@ def plan(config: Config, folder: pathlib.Path) -> Plan:
   made = Plan([], [])
   made.lines.append(f'{"plan of":<12}{config.cell or folder}')
   # Devices that are not here are no reason against it.
-  problems = config_checks.problems(config, devices=False)
+  problems = config_checks.problems(config, build.planned_mesh)
   made.refused.extend(f'ConfigError: {text}' for text in problems)
   for part in (_games,) if problems else (_work, _games, _policy, _files):
     try:
@@ -131,7 +131,7 @@ def _games(config: Config, folder: pathlib.Path) -> Lines:
 
 def _policy(config: Config, folder: pathlib.Path) -> Lines:
   """Params, devices and the memory of each."""
-  policy, mesh = _planned(config), _mesh(config)
+  policy, mesh = _planned(config), build.planned_mesh(config)
   trained, frozen = _params(policy)
   name = config.policy.checkpoint or config.policy.preset
   yield (
@@ -186,7 +186,9 @@ def _planned(config: Config) -> policy_lib.Policy:
       c.policy, checkpoint='', preset=_size_of(found)
     )
     c = dataclasses.replace(c, policy=policy)
-  return policy_lib.Policy(c, _Unread(c.policy.vocab_size), _mesh(c))
+  return policy_lib.Policy(
+    c, _Unread(c.policy.vocab_size), build.planned_mesh(c)
+  )
 
 
 def _size_of(checkpoint: str) -> str:
@@ -215,20 +217,6 @@ class _Unread:
 
   def token_to_id(self, token: str) -> int:
     return 0
-
-
-def _mesh(config: Config) -> jax.sharding.AbstractMesh:
-  """The config's mesh; -1 takes what is left of the devices that are here."""
-  sizes = [getattr(config.mesh, axis) for axis in sharding.AXES]
-  known = math.prod(size for size in sizes if size != -1)
-  if sizes.count(-1) > 1 or known < 1:
-    raise ConfigError(
-      f'mesh is {sizes}; expected sizes, one of them may be -1.'
-    )
-  left = max(1, jax.device_count() // known)
-  return jax.sharding.AbstractMesh(
-    tuple(left if size == -1 else size for size in sizes), sharding.AXES
-  )
 
 
 def _params(policy: policy_lib.Policy) -> tuple[Any, Any]:

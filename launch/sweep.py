@@ -22,7 +22,7 @@ from experiments import config_files, folders, planning, signals
 from experiments.configs import base
 from hgpo_jax import config as config_lib
 from hgpo_jax.config import Config
-from hgpo_jax.train import config_checks
+from hgpo_jax.train import build, config_checks
 from hgpo_jax.types import ConfigError
 from launch import gke, local, slurm, sweep_file, tpu_pod
 from launch.job import Job, LaunchError, Submission
@@ -132,7 +132,7 @@ def load(job: Job) -> Config:
       raise LaunchError(f'{job.name}: {field} = {value!r}: {error}') from error
   try:
     config = base.freeze(draft)
-    config_checks.check(config, devices=False)
+    config_checks.check(config, build.planned_mesh)
     if -1 not in (config.mesh.data, config.mesh.fsdp, config.mesh.tensor):
       planning.check_devices(config)
   except ConfigError as error:

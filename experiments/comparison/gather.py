@@ -15,6 +15,7 @@ from envs.base import Task
 from experiments.comparison.cells import CompareError
 from experiments.configs import base
 from hgpo_jax import config as config_lib
+from hgpo_jax.config import Config
 
 START, FINAL = 'warm_start', 'final'  # the phases of a summary
 
@@ -30,27 +31,25 @@ class Run(NamedTuple):
 
   method: str
   seed: int
-  config: Mapping[str, Any]
+  config: Config
   summary: Mapping[str, Any]
   success: np.ndarray
 
   @property
   def episodes(self) -> int:
     """Episodes per iteration."""
-    return (
-      self.config['rollout']['groups'] * self.config['rollout']['group_size']
-    )
+    return self.config.rollout.groups * self.config.rollout.group_size
 
   @property
   def temperature(self) -> str:
     """At which the games were played; the first, where there are several."""
-    return str(self.config['eval']['temperatures'][0])
+    return str(self.config.eval.temperatures[0])
 
   def outcomes(self, phase: str, split: str) -> np.ndarray:
     """Returns `[G]`, how often each game was won, over the sampler's seeds."""
     result = self.summary[phase][split][self.temperature]
     won = np.array([int(x) for x in result['outcomes']], float)
-    return won.reshape(len(self.config['eval']['seeds']), -1).mean(0)
+    return won.reshape(len(self.config.eval.seeds), -1).mean(0)
 
 
 def read(
@@ -79,7 +78,7 @@ def _read(method: str, seed: int, folder: pathlib.Path) -> Run:
   return Run(
     method,
     seed,
-    json.loads((folder / 'config.json').read_text()),
+    base.freeze(json.loads((folder / 'config.json').read_text())),
     json.loads((folder / 'summary.json').read_text()),
     np.array([json.loads(line)['rollout/success'] for line in lines]),
   )
@@ -87,7 +86,10 @@ def _read(method: str, seed: int, folder: pathlib.Path) -> Run:
 
 def _check_budget(one: Run, other: Run) -> None:
   differences = config_lib.differences(
-    one.config, other.config, config_lib.same_budget, base.DEFAULT
+    one.config.to_dict(),
+    other.config.to_dict(),
+    config_lib.same_budget,
+    one.config,
   )
   if differences:
     raise CompareError(
@@ -99,8 +101,8 @@ def _check_budget(one: Run, other: Run) -> None:
 
 def columns(run: Run, split: str) -> dict[str, np.ndarray]:
   """Returns kind of task -> which of a split's games `[G]` are of it."""
-  env = run.config['env']
-  world = registry.make_world(env['world'], registry.options_of(env))
+  env = run.config.env
+  world = registry.make_world(env.world, env.chosen)
   games = run.outcomes(FINAL, split).size
   kinds = np.array([world.kind(Task(split, i)) for i in range(games)])
   return {str(kind): kinds == kind for kind in sorted(set(kinds))}

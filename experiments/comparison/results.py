@@ -40,7 +40,7 @@ class Results(NamedTuple):
 
   @property
   def splits(self) -> Sequence[str]:
-    return self.any_run.config['eval']['splits']
+    return self.any_run.config.eval.splits
 
   def columns(self, split: str) -> dict[str, np.ndarray]:
     """Column -> which games `[G]` of a split it is about; the last is all."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
@@ -10,6 +11,7 @@ from experiments import reported
 from experiments.comparison import gather, statistics
 from experiments.comparison.gather import FINAL, START, Run
 from experiments.comparison.results import ALL, Results
+from hgpo_jax import config as config_lib
 
 MISSING, UNREPORTED = 'missing', '-'
 _SIZE = '1.5b'  # of the reported models that stand beside ours
@@ -46,8 +48,9 @@ def _starts(results: Results) -> list[_Row]:
   alike: dict[str, list[str]] = {}  # settings -> methods
   for name in results.methods:
     for run in list(results.runs.get(name, {}).values())[:1]:
-      settings = [run.config[x] for x in ('env', 'policy', 'warmstart')]
-      alike.setdefault(repr(settings), []).append(name)
+      one = dataclasses.replace(run.config, seed=0)
+      settings = repr(config_lib.warm_start_fields(one))
+      alike.setdefault(settings, []).append(name)
   most = max(alike.values(), key=len)
   rows: list[_Row] = []
   for names in alike.values():
@@ -144,7 +147,7 @@ def _cells_by_type(
 
 def reported_section(results: Results) -> list[str]:
   """What papers report of ALFWorld; nothing in other worlds."""
-  if results.any_run.config['env']['world'] != 'alfworld':
+  if results.any_run.config.env.world != 'alfworld':
     return []
   rows = []
   for name, method in results.methods.items():

@@ -41,6 +41,7 @@ class About:
     unit: of the number; '' for names, switches and ratios.
     least, most: bounds of the number, both allowed.
     choices: the names that it may hold; empty where any will do.
+    axis: what sweeps call it; '' where it is none of their axes.
   """
 
   doc: str
@@ -50,6 +51,7 @@ class About:
   least: float | None = None
   most: float | None = None
   choices: tuple[str, ...] = ()
+  axis: str = ''
 
 
 def field(default: Any, doc: str, **about: Any) -> Any:
@@ -256,7 +258,7 @@ def options_of(
   """
   target: Any = fn  # a function, or the class whose arguments are __init__'s
   if isinstance(target, type):
-    target = target.__init__
+    target = target.__init__  # type: ignore[misc]
   docs, hints = _documented(inspect.getdoc(target) or ''), _hints(target)
   fields: dict[str, tuple[Any, Any]] = {}
   for p in inspect.signature(fn).parameters.values():

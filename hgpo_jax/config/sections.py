@@ -33,6 +33,7 @@ class Env:
     'alfworld',
     "a name in envs/registry.py, or 'module:Class'",
     marks=('warm_start', 'budget'),
+    axis='world',
   )
   servers: int = _own(
     0, "server processes; 0 plays in the trainer's process", least=0
@@ -48,7 +49,9 @@ class Env:
   patience: float = _own(
     600.0, 'to go on without an answer from any server', unit='s'
   )
-  history: int = _warm(2, 'K: past turns in a prompt', unit='turns', least=0)
+  history: int = _warm(
+    2, 'K: past turns in a prompt', unit='turns', least=0, axis='k'
+  )
   template: str = field('paper', 'a preset of the world')
   template_file: str = field('', 'JSON file of a template, instead of a preset')
   constrained: bool = _warm(False, 'decode admissible actions only')
@@ -78,7 +81,7 @@ class Lora:
 class Policy:
   """The model that plays and learns."""
 
-  preset: str = _warm('tiny', 'a size in hgpo_jax/model')
+  preset: str = _warm('tiny', 'a size in hgpo_jax/model', axis='size')
   layers: int = _warm(0, "blocks; 0 keeps the preset's", least=0)
   width: int = _warm(0, "hidden size; 0 keeps the preset's", least=0)
   ff_width: int = _warm(0, "feed-forward size; 0 keeps the preset's", least=0)
@@ -224,7 +227,10 @@ class Algo:
   """Rewards, and the estimator of advantages with its options."""
 
   estimator: str = field(
-    'hgpo', 'a name in hgpo_jax/advantages', choices=(*ESTIMATORS, PPO)
+    'hgpo',
+    'a name in hgpo_jax/advantages',
+    choices=(*ESTIMATORS, PPO),
+    axis='method',
   )
   gamma: float = field(0.95, 'discount per turn', least=0, most=1)
   reward: str = field(
@@ -394,7 +400,7 @@ class Checkpoint:
 class Config:
   """An experiment; the defaults are the paper's ALFWorld settings (sec. 5)."""
 
-  seed: int = _warm(0, 'of everything that is random')
+  seed: int = _warm(0, 'of everything that is random', axis='seed')
   run_dir: str = _place(
     '', "where everything is written; '' means runs/<the config's name>"
   )

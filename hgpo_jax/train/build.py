@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import hashlib
+import math
 import pathlib
 from collections.abc import Iterator
 from typing import Any
@@ -47,6 +48,23 @@ def mesh_of(config: Config) -> jax.sharding.Mesh | None:
     return None
   mesh = sharding.make_mesh(c.data, c.fsdp, c.tensor)
   return None if mesh.size == 1 else mesh
+
+
+def planned_mesh(config: Config) -> jax.sharding.AbstractMesh:
+  """The config's mesh, of devices that need not be here.
+
+  -1 takes what is left of the devices that are here.
+  """
+  sizes = [getattr(config.mesh, axis) for axis in sharding.AXES]
+  known = math.prod(size for size in sizes if size != -1)
+  if sizes.count(-1) > 1 or known < 1:
+    raise types.ConfigError(
+      f'mesh is {sizes}; expected sizes, one of them may be -1.'
+    )
+  left = max(1, jax.device_count() // known)
+  return jax.sharding.AbstractMesh(
+    tuple(left if size == -1 else size for size in sizes), sharding.AXES
+  )
 
 
 def fit_mesh(config: Config) -> Config:

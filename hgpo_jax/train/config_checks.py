@@ -15,30 +15,36 @@ from hgpo_jax.model import attention, qwen2
 from hgpo_jax.model import tokenizer as tokenizer_lib
 from hgpo_jax.train import batching, build, estimators, rewards, update
 
+# Makes the mesh that a config asks for; None is a single device.
+MeshOf = Callable[[Config], Any]
 
-def check(config: Config, *, devices: bool = True) -> None:
+
+def check(config: Config, mesh: MeshOf = build.mesh_of) -> None:
   """Refuses a config that cannot work.
 
   Args:
     config: the experiment.
-    devices: whether it is to run on the devices that are here.
+    mesh: makes its mesh; `build.planned_mesh` of devices that are not here.
 
   Raises: ConfigError with a line for each thing that is wrong: the field, what
     it holds and what it may hold.
   """
-  if found := problems(config, devices=devices):
+  if found := problems(config, mesh):
     raise types.ConfigError('\n'.join(found))
 
 
-def problems(config: Config, *, devices: bool = True) -> list[str]:
+def problems(config: Config, mesh: MeshOf = build.mesh_of) -> list[str]:
   """Lists what is wrong with a config; see `check`."""
-  found = list(config_lib.problems(config))
-  parts = [_names, _policy, _algo, _loss, _rollout, _packing]
-  if devices:
-    parts.append(_mesh)
-  for part in parts:
-    found += [text for text in part(config) if text not in found]
-  return found
+  return [
+    *config_lib.problems(config),
+    *_names(config),
+    *_policy(config),
+    *_mesh(config, mesh),
+    *_rollout(config),
+    *_algo(config),
+    *_loss(config),
+    *_packing(config),
+  ]
 
 
 def _tried(field: str, fn: Callable[[], Any]) -> Iterator[str]:
@@ -85,8 +91,23 @@ def _policy(config: Config) -> Iterator[str]:
   yield from _tried('policy.lora', lambda: build.adapters_of(c.lora))
 
 
-def _mesh(config: Config) -> Iterator[str]:
-  yield from _tried('mesh', lambda: build.mesh_of(config))
+def _mesh(config: Config, mesh_of: MeshOf) -> Iterator[str]:
+  """What is refused: no such mesh; rows that could not be split over it."""
+  wrong = list(_tried('mesh', lambda: mesh_of(config)))
+  yield from wrong
+  mesh = None if wrong else mesh_of(config)
+  shape = dict(mesh.shape) if mesh else {}
+  ways = shape.get('data', 1) * shape.get('fsdp', 1)
+  c = config.rollout
+  for field, rows in (
+    ('optim.microbatch_rows', config.optim.microbatch_rows),
+    ('rollout.decode_rows (or episodes)', c.decode_rows or c.episodes),
+  ):
+    if rows % ways:
+      yield (
+        f'{field} is {rows}; expected a multiple of the {ways} devices along '
+        f'mesh.data and mesh.fsdp, such as {-(-rows // ways) * ways}.'
+      )
 
 
 def _packing(config: Config) -> Iterator[str]:

@@ -80,7 +80,6 @@ class Policy:
     if isinstance(self.mesh, jax.sharding.Mesh) and hosts.count() > 1:
       self.own_mesh = sharding.own_part(self.mesh)
     sharding.check(self.base, self._mesh_shape)
-    self._check_rows()
 
   # ---- sizes ----
 
@@ -139,21 +138,6 @@ class Policy:
   def has_critic(self) -> bool:
     """Whether the config's estimator needs one."""
     return self.config.algo.estimator == PPO
-
-  def _check_rows(self) -> None:
-    """Refuses rows that could not be split, and would be computed N times."""
-    c, shape = self.config, self._mesh_shape
-    ways = shape['data'] * shape['fsdp']
-    slots = c.rollout.decode_rows or c.rollout.episodes
-    for field, rows in (
-      ('optim.microbatch_rows', c.optim.microbatch_rows),
-      ('rollout.decode_rows (or episodes)', slots),
-    ):
-      if rows % ways:
-        raise types.ConfigError(
-          f'{field} is {rows}; expected a multiple of the {ways} devices along '
-          f'mesh.data and mesh.fsdp, such as {-(-rows // ways) * ways}.'
-        )
 
   @property
   def _mesh_shape(self) -> dict[str, int]:

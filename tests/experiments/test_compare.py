@@ -1,6 +1,7 @@
 """The comparison: its statistics, its runs and its report."""
 
 import collections
+import dataclasses
 import itertools
 import json
 import os
@@ -327,9 +328,10 @@ def test_csv_has_a_line_for_each_number(made_up):
 
 def test_several_seeds_of_sampling_are_averaged_per_game(made_up):
   run = read(made_up).runs['hgpo_k2'][0]
-  twice = json.loads(json.dumps([run.config, run.summary]))
-  twice[0]['eval']['seeds'] = [1, 2]
-  found = run._replace(config=twice[0], summary=twice[1])
+  played = dataclasses.replace(run.config.eval, seeds=(1, 2))
+  config = dataclasses.replace(run.config, eval=played)
+  twice = json.loads(json.dumps(run.summary))
+  found = run._replace(config=config, summary=twice)
   expected = np.array([0, 1] * 12).reshape(2, 12).mean(0)
   np.testing.assert_array_equal(
     found.outcomes(gather.FINAL, 'valid_seen'), expected

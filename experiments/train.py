@@ -55,7 +55,10 @@ def main(argv: Sequence[str]) -> None:
   if len(argv) > 1:
     raise app.UsageError(f'unknown arguments {argv[1:]}')
   logging.set_verbosity(logging.WARNING)  # checkpoints are chatty
-  if _CONFIG.value is None:
+  draft = _CONFIG.value
+  if draft is None and _DESCRIBE.value:
+    draft = base.get_config()
+  if draft is None:
     raise app.UsageError(
       'no --config: expected the file of an experiment, such as '
       '--config=experiments/configs/alfworld_tiny.py; --describe prints the '
@@ -63,7 +66,7 @@ def main(argv: Sequence[str]) -> None:
     )
   _join()
   try:
-    config = base.freeze(_CONFIG.value)
+    config = base.freeze(draft)
   except (ConfigError, EnvError) as error:
     sys.exit(f'{type(error).__name__}: {error}')
   if _DESCRIBE.value:

@@ -15,7 +15,7 @@ import re
 import types
 import typing
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal, Protocol, TypeGuard, TypeVar
 
 from hgpo_jax.types import ConfigError
 
@@ -30,12 +30,29 @@ Kind = Literal['identity', 'speed', 'place']
 Mark = Literal['grows', 'per_process', 'warm_start', 'budget']
 
 
+Value = Any  # a plain value: bool, number, text, or a tuple of them
+Hint = Any  # what an annotation may be, which `typing` has no name for
+
+
+class Section(Protocol):
+  """Any dataclass, as `dataclasses.fields` wants it."""
+
+  __dataclass_fields__: ClassVar[dict[str, dataclasses.Field[Any]]]
+
+
+T = TypeVar('T', bound=Section)
+
+
+def _is_section(value: object) -> TypeGuard[Section]:
+  return dataclasses.is_dataclass(value)
+
+
 @dataclasses.dataclass(frozen=True)
 class About:
   """What is known of a field beside its type and its default.
 
   Attributes:
-    doc: one line; the unit first, where it has one.
+    doc: one line.
     kind: see `Kind`.
     marks: see `Mark`.
     unit: of the number; '' for names, switches and ratios.
@@ -54,7 +71,7 @@ class About:
   axis: str = ''
 
 
-def field(default: Any, doc: str, **about: Any) -> Any:
+def field(default: Value, doc: str, **about: Value) -> Any:
   """A field of a section; see `About`."""
   return dataclasses.field(
     default=default, metadata={'about': About(doc, **about)}
@@ -67,7 +84,7 @@ def section(cls: type) -> Any:
 
 
 def default_of(
-  fn: Callable[..., Any], name: str, doc: str, **about: Any
+  fn: Callable[..., Any], name: str, doc: str, **about: Value
 ) -> Any:
   """A field whose default is that of an argument of `fn`."""
   return field(inspect.signature(fn).parameters[name].default, doc, **about)
@@ -85,18 +102,18 @@ class Leaf:
   """
 
   name: str
-  value: Any
-  default: Any
-  hint: Any
+  value: Value
+  default: Value
+  hint: Hint
   about: About
 
 
-def leaves(config: Any, prefix: str = '') -> Iterator[Leaf]:
+def leaves(config: Section, prefix: str = '') -> Iterator[Leaf]:
   """Walks through all fields of a section, and of those below it."""
   hints = _hints(type(config))
   for f in dataclasses.fields(config):
     value = getattr(config, f.name)
-    if dataclasses.is_dataclass(value):
+    if _is_section(value):
       yield from leaves(value, f'{prefix}{f.name}.')
     elif f.name == 'options':
       for name, options in value.items():
@@ -106,7 +123,7 @@ def leaves(config: Any, prefix: str = '') -> Iterator[Leaf]:
       yield Leaf(f'{prefix}{f.name}', value, f.default, hints[f.name], about)
 
 
-def to_dict(config: Any) -> dict[str, Any]:
+def to_dict(config: Section) -> dict[str, Any]:
   """A section as nested dicts of plain values."""
   tree: dict[str, Any] = {}
   for f in dataclasses.fields(config):
@@ -114,13 +131,11 @@ def to_dict(config: Any) -> dict[str, Any]:
     if f.name == 'options':
       tree |= {name: to_dict(options) for name, options in value.items()}
     else:
-      tree[f.name] = (
-        to_dict(value) if dataclasses.is_dataclass(value) else value
-      )
+      tree[f.name] = to_dict(value) if _is_section(value) else value
   return tree
 
 
-def filled(like: Any, tree: Mapping[str, Any]) -> Any:
+def filled(like: T, tree: Mapping[str, Any]) -> T:
   """A config like `like`, with the values of nested dicts put in.
 
   Raises: ConfigError with a line for each name that there is no field of, and
@@ -135,7 +150,7 @@ def filled(like: Any, tree: Mapping[str, Any]) -> Any:
 
 
 def _filled(
-  like: Any,
+  like: Section,
   tree: Mapping[str, Any],
   prefix: str,
   known: Sequence[str],
@@ -149,7 +164,7 @@ def _filled(
     below = options.get(key) if key in options else getattr(like, key, None)
     if key not in options and (key not in hints or key == 'options'):
       wrong.append(unknown(name, known))
-    elif not dataclasses.is_dataclass(below):
+    elif not _is_section(below):
       try:
         changes[key] = converted(value, hints[key])
       except TypeError as error:
@@ -177,12 +192,13 @@ def unknown(name: str, known: Sequence[str]) -> str:
   return f'no field is called {name!r}{hint}'
 
 
-def converted(value: Any, hint: Any) -> Any:
+def converted(value: Value, hint: Hint) -> Value:
   """A value as its type has it: tuples for lists, floats for whole numbers.
 
   Raises: TypeError that says what was expected.
   """
-  origin, args = typing.get_origin(hint), typing.get_args(hint)
+  origin: Hint = typing.get_origin(hint)
+  args = typing.get_args(hint)
   if hint is Any:
     return tuple(value) if isinstance(value, list) else value
   if origin is typing.Annotated:
@@ -205,7 +221,7 @@ def converted(value: Any, hint: Any) -> Any:
   raise TypeError(f'a value of type {hint.__name__}')
 
 
-def type_name(hint: Any) -> str:
+def type_name(hint: Hint) -> str:
   """A type as people write it."""
   args = typing.get_args(hint)
   if typing.get_origin(hint) is typing.Annotated:
@@ -217,7 +233,7 @@ def type_name(hint: Any) -> str:
   return str(hint).replace('collections.abc.', '').replace('typing.', '')
 
 
-def problems(config: Any) -> Iterator[str]:
+def problems(config: Section) -> Iterator[str]:
   """Says which fields hold a value that they may not, each for itself."""
   for leaf in leaves(config):
     about, value = leaf.about, leaf.value
@@ -256,7 +272,7 @@ def options_of(
     more: fields that the function has not, or that others than its default
       are the default of.
   """
-  target: Any = fn  # a function, or the class whose arguments are __init__'s
+  target: Hint = fn  # a function, or the class whose arguments are __init__'s
   if isinstance(target, type):
     target = target.__init__  # type: ignore[misc]
   docs, hints = _documented(inspect.getdoc(target) or ''), _hints(target)
@@ -298,7 +314,7 @@ def _documented(text: str) -> dict[str, str]:
   return found
 
 
-def _hints(of: Any) -> dict[str, Any]:
+def _hints(of: Hint) -> dict[str, Any]:
   try:
     return typing.get_type_hints(of, include_extras=True)
   except NameError:  # a name that is known to type checkers alone

@@ -34,7 +34,7 @@ CASES = [
   ('ngrpo', {'max_return': 2.0, 'count': 'rows', 'std': 'population'}),
   ('mc_grpo', {}),
   ('mc_grpo', {'rescale': True, 'limit': 5.0, 'count': 'rows'}),
-  ('bnpo', {}),
+  ('bnpo', {'max_return': 1.0}),
   ('bnpo', {'max_return': 2.0, 'limit': 1.0, 'count': 'rows'}),
   ('a_grae', {}),
   ('a_grae', {'alpha': 0.5, 'max_return': 2.0, 'count': 'rows'}),
@@ -199,6 +199,7 @@ def test_every_estimator_is_in_the_table():
 @pytest.mark.parametrize('name', ESTIMATORS)
 def test_the_configured_options_are_the_estimators(name):
   config = base.get_config()
+  config.mesh.fsdp = 1
   config.algo.estimator = name
   if name == 'dr_mas':  # one agent plays here
     with pytest.raises(ValueError, match='Rows.agent'):
@@ -223,6 +224,7 @@ def test_an_option_that_cannot_work_is_refused_at_the_start(
   field, value, message
 ):
   config = base.get_config()
+  config.mesh.fsdp = 1
   config.algo.estimator = field.split('.')[0]
   config.algo.update_from_flattened_dict({field: value})
   with pytest.raises(ValueError, match=message):

@@ -18,6 +18,7 @@ ROWS, LENGTH = 6, 4
 
 def loss_config(**changes):
   c = base.get_config()
+  c.mesh.fsdp = 1
   c.loss.update(changes)
   return base.freeze(c)
 

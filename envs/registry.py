@@ -66,17 +66,6 @@ def arguments(name: str, config: Mapping[str, Any]) -> dict[str, Any]:
   return bound.arguments
 
 
-def options_of(env: Any) -> dict[str, Any]:
-  """Returns the options of the world that a config's `env` section names.
-
-  Args:
-    env: dict or ConfigDict with `world`, and options under the world's name;
-      without these, they are the world's defaults.
-  """
-  world = env['world']
-  return dict(env[world]) if world in env else {}
-
-
 def make_world(name: str, config: Mapping[str, Any]) -> World:
   """Builds the world `name` with the options in `config`.
 

@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import NamedTuple, Protocol
+from typing import Annotated, NamedTuple, Protocol
 
 from envs.agent import Template
 from envs.base import Step, Task, TextEnv
+
+# Options of worlds that do not say what is played, but where it lies, and how
+# fast: runs that differ in them alone are of one experiment.
+DataPath = Annotated[str, 'place']
+Cache = Annotated[str, 'speed']
 
 
 class Demonstrated(NamedTuple):

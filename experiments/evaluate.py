@@ -8,16 +8,17 @@ WebShop's goals with `--split=test`.
 
 from __future__ import annotations
 
+import dataclasses
 import pathlib
 import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import ml_collections
 from absl import app, flags, logging
 
-from envs import registry
 from envs.base import EnvError
+from experiments.configs import base
+from hgpo_jax.config import Config, Env
 from hgpo_jax.model import tokenizer as tokenizer_lib
 from hgpo_jax.model.weights import WeightsError
 from hgpo_jax.sampler.sampling import Sampling
@@ -90,9 +91,8 @@ def run() -> dict[str, Any]:
   folder = pathlib.Path(_CHECKPOINT.value)
   with checkpoint.opened(folder / 'checkpoints') as store:
     step = _STEP.value if _STEP.value is not None else store.latest()
-    config = ml_collections.ConfigDict(store.meta(step)['config'])
-    _change(config, folder)
-    model_lib.fit_mesh(config)
+    config = base.freeze(store.meta(step)['config'])
+    config = model_lib.fit_mesh(_changed(config, folder))
     tokenizer = tokenizer_lib.load(folder / 'warm_start' / 'tokenizer')
     with (
       loop.open_environments(config) as environments,
@@ -141,48 +141,62 @@ def _name(result: Mapping[str, Any]) -> str:
   return '_'.join(['evaluation', *parts])
 
 
-def _change(config: ml_collections.ConfigDict, folder: pathlib.Path) -> None:
+def _changed(config: Config, folder: pathlib.Path) -> Config:
   """Puts the flags into the config that the policy was trained with."""
   sampling = config.sampling
-  longest = max(sampling.prompt_buckets)
-  while longest < _MAX_PROMPT.value:
-    longest = min(2 * longest, _MAX_PROMPT.value)
-    sampling.prompt_buckets = (*sampling.prompt_buckets, longest)
-  sampling.max_reply = max(sampling.max_reply, _MAX_REPLY.value)
+  prompts = list(sampling.prompt_buckets)
+  while max(prompts) < _MAX_PROMPT.value:
+    prompts.append(min(2 * max(prompts), _MAX_PROMPT.value))
   widest = max(sampling.choice_buckets)
-  sampling.choice_buckets = (*sampling.choice_buckets, 2 * widest, 4 * widest)
-  config.env.addresses = ()  # servers play the options of the training
-  config.env.template_file = _TEMPLATE.value or str(folder / 'template.json')
-  _change_world(config.env)
+  return dataclasses.replace(
+    config,
+    sampling=dataclasses.replace(
+      sampling,
+      prompt_buckets=tuple(prompts),
+      max_reply=max(sampling.max_reply, _MAX_REPLY.value),
+      choice_buckets=(*sampling.choice_buckets, 2 * widest, 4 * widest),
+    ),
+    env=dataclasses.replace(
+      config.env,
+      addresses=(),  # servers play the options of the training
+      template_file=_TEMPLATE.value or str(folder / 'template.json'),
+      options={**config.env.options, config.env.world: _options(config.env)},
+    ),
+  )
 
 
-def _change_world(env: ml_collections.ConfigDict) -> None:
-  """Puts in the flags that are a world's; raises ConfigError if not this's."""
+def _options(env: Env) -> Any:
+  """The world's options with the flags that are its own.
+
+  Raises: ConfigError for flags that are not this world's.
+  """
+  options = env.options[env.world]
   if env.world == 'alfworld':
     data = _DATA.value or 'files'
-    turns = 50 if data == 'files' else env.alfworld.max_turns
-    env.alfworld.update(
+    turns = 50 if data == 'files' else options.max_turns
+    return dataclasses.replace(
+      options,
       data=data,
       root=_ROOT.value or '',
       engine=_ENGINE.value or 'fast',
       max_turns=_MAX_TURNS.value or turns,
     )
-    return
   if _DATA.value or _ROOT.value or _ENGINE.value:
     raise ConfigError(
       f'--data, --root and --engine are for ALFWorld, but this run is of '
       f'{env.world}; leave them out, and it plays with the options of its '
       'training.'
     )
-  if _MAX_TURNS.value:
-    if 'max_turns' not in registry.options_of(env):
-      raise ConfigError(f'--max_turns: {env.world} has no such option.')
-    env[env.world].max_turns = _MAX_TURNS.value
+  if not _MAX_TURNS.value:
+    return options
+  if not hasattr(options, 'max_turns'):
+    raise ConfigError(f'--max_turns: {env.world} has no such option.')
+  return dataclasses.replace(options, max_turns=_MAX_TURNS.value)
 
 
-def _played_with(config: ml_collections.ConfigDict) -> dict[str, Any]:
+def _played_with(config: Config) -> dict[str, Any]:
   """Where games come from and what plays them, for worlds with a choice."""
-  options = registry.options_of(config.env)
+  options = config.env.chosen
   keys = ('data', 'engine', 'max_turns')
   found = {key: options[key] for key in keys if key in options}
   return {**found, 'template': config.env.template_file}

@@ -10,9 +10,9 @@ import pathlib
 import sys
 from collections.abc import Sequence
 
-import ml_collections
 from absl import app, flags, logging
 
+from experiments.configs import base
 from hgpo_jax.model import lora, weights
 from hgpo_jax.model import tokenizer as tokenizer_lib
 from hgpo_jax.train import build as model_lib
@@ -58,8 +58,7 @@ def export(
 ) -> None:
   """Writes the policy that the run in `folder` saved at `step` (the newest)."""
   with checkpoint.opened(folder / 'checkpoints') as store:
-    config = ml_collections.ConfigDict(store.meta(step)['config'])
-    model_lib.fit_mesh(config)
+    config = model_lib.fit_mesh(base.freeze(store.meta(step)['config']))
     tokenizer = tokenizer_lib.load(folder / 'warm_start' / 'tokenizer')
     policy = policy_lib.Policy(config, tokenizer)
     params = policy.saved_params(folder, store, step)

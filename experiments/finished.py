@@ -4,29 +4,10 @@ from __future__ import annotations
 
 import pathlib
 
-from experiments.configs import paper
+from experiments.configs import base, paper
 from experiments.folders import RunFolder
-from hgpo_jax.train import checkpoint
+from hgpo_jax import config as config_lib
 from hgpo_jax.types import ConfigError
-
-# Fields that say where and how fast a run of a cell goes, not what it does.
-_FREE = (
-  *(field for field in checkpoint.FREE_FIELDS if field != 'iterations'),
-  'seed',
-  'samples_every',
-  'env.alfworld.root',
-  'env.webshop.products',
-  'env.webshop.attributes',
-  'env.webshop.cache',
-  'rollout.rows',
-  'rollout.slots',
-  'policy.remat',
-  'policy.attention',
-  'optim.microbatch',
-  'optim.row_',
-  'optim.logits_chunk',
-  'eval.every',
-)
 
 
 def gather(folder: pathlib.Path) -> list[RunFolder]:
@@ -44,7 +25,7 @@ def gather(folder: pathlib.Path) -> list[RunFolder]:
     run = RunFolder(path.parent)
     if not _is_of_a_cell(run):
       continue
-    key = (run.config['cell'], run.seed)
+    key = (run.fields['cell'], run.seed)
     if key in found:
       raise ConfigError(
         f'{found[key].path} and {run.path} both ran {key[0]} with seed '
@@ -57,7 +38,7 @@ def gather(folder: pathlib.Path) -> list[RunFolder]:
 def _is_of_a_cell(run: RunFolder) -> bool:
   if not (run.path / 'config.json').exists():
     return False
-  name = run.config.get('cell')
+  name = run.fields.get('cell')
   if not name or 'final' not in run.summary:
     return False
   if name not in paper.CELLS:
@@ -70,5 +51,10 @@ def _is_of_a_cell(run: RunFolder) -> bool:
 
 def changes(run: RunFolder) -> list[str]:
   """Lists the fields in which a run differs from its cell, for people."""
-  meant = paper.get_config(run.config['cell']).to_dict()
-  return checkpoint.config_differences(meant, run.config, _FREE)
+  meant = paper.get_config(run.fields['cell']).to_dict()
+  return config_lib.differences(
+    {**meant, 'seed': run.fields['seed']},
+    run.fields,
+    config_lib.same_run,
+    base.DEFAULT,
+  )

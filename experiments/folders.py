@@ -11,10 +11,9 @@ from typing import Any
 
 import numpy as np
 
-from hgpo_jax.train import checkpoint
-
-# A run of another length is another run, although it could be resumed.
-_FREE = tuple(x for x in checkpoint.FREE_FIELDS if x != 'iterations')
+from experiments.configs import base
+from hgpo_jax import config as config_lib
+from hgpo_jax.config import Config
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,9 +27,14 @@ class RunFolder:
   path: pathlib.Path
 
   @functools.cached_property
-  def config(self) -> Mapping[str, Any]:
-    """Every field of the experiment."""
+  def fields(self) -> Mapping[str, Any]:
+    """The experiment as it was written, perhaps by another version."""
     return json.loads((self.path / 'config.json').read_text())
+
+  @functools.cached_property
+  def config(self) -> Config:
+    """Every field of the experiment; ConfigError where some are unknown."""
+    return base.freeze(self.fields)
 
   @functools.cached_property
   def summary(self) -> Mapping[str, Any]:
@@ -45,13 +49,13 @@ class RunFolder:
   @property
   def seed(self) -> int:
     """Of training."""
-    return self.config['seed']
+    return self.fields['seed']
 
   @property
   def episodes(self) -> int:
     """Episodes per iteration."""
-    rollout = self.config['rollout']
-    return rollout['groups'] * rollout['group_size']
+    rollout = self.config.rollout
+    return rollout.groups * rollout.group_size
 
   @property
   def success(self) -> np.ndarray:
@@ -61,7 +65,7 @@ class RunFolder:
   @property
   def temperature(self) -> str:
     """At which games were evaluated; the first, where there are several."""
-    return str(self.config['eval']['temperatures'][0])
+    return str(self.config.eval.temperatures[0])
 
   def outcomes(self, phase: str, split: str) -> np.ndarray:
     """Returns `[G]`, how often each game was won, over the sampler's seeds.
@@ -72,7 +76,7 @@ class RunFolder:
     """
     result = self.summary[phase][split][self.temperature]
     won = np.array([int(x) for x in result['outcomes']], float)
-    return won.reshape(len(self.config['eval']['seeds']), -1).mean(0)
+    return won.reshape(len(self.config.eval.seeds), -1).mean(0)
 
 
 def read_lines(path: pathlib.Path) -> list[dict[str, Any]]:
@@ -93,8 +97,11 @@ def others(meant: Mapping[pathlib.Path, Mapping[str, Any]]) -> str:
   """
   wrong = []
   for folder, config in meant.items():
+    # A run of another length is another run, although it could be resumed.
     differences = (folder / 'config.json').exists() and (
-      checkpoint.config_differences(RunFolder(folder).config, config, _FREE)
+      config_lib.differences(
+        RunFolder(folder).fields, config, config_lib.same_run, base.DEFAULT
+      )
     )
     if differences:
       wrong.append(f'\n  {folder} (saved -> given): {"; ".join(differences)}')

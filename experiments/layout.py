@@ -93,7 +93,7 @@ def report(runs: Sequence[RunFolder]) -> str:
 def _by_cell(runs: Iterable[RunFolder]) -> Mapping[str, list[RunFolder]]:
   of_cell = collections.defaultdict(list)
   for run in runs:
-    of_cell[run.config['cell']].append(run)
+    of_cell[run.fields['cell']].append(run)
   return of_cell
 
 

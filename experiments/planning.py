@@ -6,6 +6,7 @@ that its name says, and the mesh need not be of devices that are here.
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import math
 import pathlib
@@ -15,15 +16,14 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import ml_collections
 
 from envs import registry
 from envs.base import EnvError
-from hgpo_jax.model import lora, memory, qwen2, sharding
+from hgpo_jax.config import Config
+from hgpo_jax.model import lora, memory, qwen2
 from hgpo_jax.model.weights import WeightsError
+from hgpo_jax.train import build, config_checks, tasks
 from hgpo_jax.train import policy as policy_lib
-from hgpo_jax.train import run as run_lib
-from hgpo_jax.train import tasks
 from hgpo_jax.types import ConfigError
 
 Lines = Iterator[tuple[str, str]]  # what is meant, and what is known of it
@@ -45,10 +45,14 @@ class Plan(NamedTuple):
     return '\n'.join([*self.lines, *refused])
 
 
-def plan(config: ml_collections.ConfigDict, folder: pathlib.Path) -> Plan:
+def plan(config: Config, folder: pathlib.Path) -> Plan:
   """Looks ahead at a run of `config` in `folder`."""
   made = Plan([], [])
-  for part in (_check, _work, _games, _policy, _files):
+  made.lines.append(f'{"plan of":<12}{config.cell or folder}')
+  # Devices that are not here are no reason against it.
+  problems = config_checks.problems(config, build.planned_mesh)
+  made.refused.extend(f'ConfigError: {text}' for text in problems)
+  for part in (_games,) if problems else (_work, _games, _policy, _files):
     try:
       for name, text in part(config, folder):
         made.lines.append(f'{name:<12}{text}')
@@ -59,7 +63,7 @@ def plan(config: ml_collections.ConfigDict, folder: pathlib.Path) -> Plan:
   return made
 
 
-def check_devices(config: ml_collections.ConfigDict) -> None:
+def check_devices(config: Config) -> None:
   """Refuses a policy that its mesh cannot hold, whatever devices are here.
 
   Raises: ConfigError that says why, and what would fit.
@@ -67,15 +71,7 @@ def check_devices(config: ml_collections.ConfigDict) -> None:
   _planned(config).memory()
 
 
-def _check(config: ml_collections.ConfigDict, folder: pathlib.Path) -> Lines:
-  """Refuses what training would, but for devices that are not here."""
-  yield 'plan of', config.cell or str(folder)
-  c = config.copy_and_resolve_references()
-  c.mesh.update(data=1, fsdp=-1, tensor=1)
-  run_lib.check(c)
-
-
-def _work(config: ml_collections.ConfigDict, folder: pathlib.Path) -> Lines:
+def _work(config: Config, folder: pathlib.Path) -> Lines:
   """Episodes, and upper bounds of turns, tokens and optimiser steps."""
   c, n = config, config.iterations
   episodes = c.rollout.groups * c.rollout.group_size
@@ -86,13 +82,13 @@ def _work(config: ml_collections.ConfigDict, folder: pathlib.Path) -> Lines:
     f'{n * c.rollout.groups:,} tasks, {n * episodes:,} episodes',
   )
   prompt, reply = max(c.sampling.prompt_buckets), c.sampling.max_reply
-  limit = registry.options_of(config.env).get('max_turns')
+  limit = config.env.chosen.get('max_turns')
   if limit is None:  # the world's own affair
     yield 'tokens', f'at most {prompt:,} + {reply:,} a turn'
     return
   turns = episodes * limit
   tokens = turns * (prompt + reply) / 1e6
-  steps = c.optim.epochs * -(-turns // c.optim.minibatch)
+  steps = c.optim.epochs * -(-turns // c.optim.minibatch_turns)
   yield 'turns', f'at most {limit} an episode, {turns:,} an iteration'
   yield (
     'tokens',
@@ -101,15 +97,15 @@ def _work(config: ml_collections.ConfigDict, folder: pathlib.Path) -> Lines:
   )
   yield (
     'updates',
-    f'at most {steps} optimiser steps of {c.optim.minibatch} turns an '
+    f'at most {steps} optimiser steps of {c.optim.minibatch_turns} turns an '
     f'iteration, {n * steps:,} in all',
   )
 
 
-def _games(config: ml_collections.ConfigDict, folder: pathlib.Path) -> Lines:
+def _games(config: Config, folder: pathlib.Path) -> Lines:
   """What is played, as far as the world has it."""
   c = config.eval
-  world = registry.make_world(config.env.world, registry.options_of(config.env))
+  world = registry.make_world(config.env.world, config.env.chosen)
   size = world.num_tasks('train')
   played = config.iterations * config.rollout.groups
   if size is None:
@@ -133,9 +129,9 @@ def _games(config: ml_collections.ConfigDict, folder: pathlib.Path) -> Lines:
   )
 
 
-def _policy(config: ml_collections.ConfigDict, folder: pathlib.Path) -> Lines:
+def _policy(config: Config, folder: pathlib.Path) -> Lines:
   """Params, devices and the memory of each."""
-  policy, mesh = _planned(config), _mesh(config)
+  policy, mesh = _planned(config), build.planned_mesh(config)
   trained, frozen = _params(policy)
   name = config.policy.checkpoint or config.policy.preset
   yield (
@@ -153,7 +149,7 @@ def _policy(config: ml_collections.ConfigDict, folder: pathlib.Path) -> Lines:
   yield 'memory', str(policy.memory())
 
 
-def _files(config: ml_collections.ConfigDict, folder: pathlib.Path) -> Lines:
+def _files(config: Config, folder: pathlib.Path) -> Lines:
   """What will be written."""
   c = config
   policy = _planned(config)
@@ -182,13 +178,17 @@ def _list(values: Any) -> str:
   return ', '.join(map(str, values))
 
 
-def _planned(config: ml_collections.ConfigDict) -> policy_lib.Policy:
+def _planned(config: Config) -> policy_lib.Policy:
   """The policy on the mesh that is meant."""
-  c = config.copy_and_resolve_references()
-  found = c.policy.checkpoint
+  c, found = config, config.policy.checkpoint
   if found and not pathlib.Path(found).is_dir():
-    c.policy.update(checkpoint='', preset=_size_of(found))
-  return policy_lib.Policy(c, _Unread(c.policy.vocab_size), _mesh(c))
+    policy = dataclasses.replace(
+      c.policy, checkpoint='', preset=_size_of(found)
+    )
+    c = dataclasses.replace(c, policy=policy)
+  return policy_lib.Policy(
+    c, _Unread(c.policy.vocab_size), build.planned_mesh(c)
+  )
 
 
 def _size_of(checkpoint: str) -> str:
@@ -217,20 +217,6 @@ class _Unread:
 
   def token_to_id(self, token: str) -> int:
     return 0
-
-
-def _mesh(config: ml_collections.ConfigDict) -> jax.sharding.AbstractMesh:
-  """The config's mesh; -1 takes what is left of the devices that are here."""
-  sizes = [config.mesh[axis] for axis in sharding.AXES]
-  known = math.prod(size for size in sizes if size != -1)
-  if sizes.count(-1) > 1 or known < 1:
-    raise ConfigError(
-      f'mesh is {sizes}; expected sizes, one of them may be -1.'
-    )
-  left = max(1, jax.device_count() // known)
-  return jax.sharding.AbstractMesh(
-    tuple(left if size == -1 else size for size in sizes), sharding.AXES
-  )
 
 
 def _params(policy: policy_lib.Policy) -> tuple[Any, Any]:

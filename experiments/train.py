@@ -14,25 +14,28 @@ import sys
 import time
 from collections.abc import Sequence
 
-import ml_collections
 from absl import app, flags, logging
 from ml_collections import config_flags
 
 from envs.base import EnvError
 from experiments import command, planning, supervision
+from experiments.configs import base
+from hgpo_jax import config as config_lib
+from hgpo_jax.config import Config
 from hgpo_jax.model.weights import WeightsError
 from hgpo_jax.multihost import exchange, hosts
 from hgpo_jax.train import checkpoint, evaluate, loop
 from hgpo_jax.types import ConfigError
 
-_CONFIG = config_flags.DEFINE_config_file(
-  'config', 'experiments/configs/alfworld_tiny.py', 'The experiment.'
-)
+_CONFIG = config_flags.DEFINE_config_file('config', None, 'The experiment.')
 _RESUME = flags.DEFINE_bool(
   'resume', False, 'Continue from the newest checkpoint of the run.'
 )
 _PLAN = flags.DEFINE_bool(
   'plan', False, 'Say what the run would do, without starting it.'
+)
+_DESCRIBE = flags.DEFINE_bool(
+  'describe', False, 'Print every field of the config, without starting it.'
 )
 _DISTRIBUTED = flags.DEFINE_bool(
   'distributed', False, 'Join the processes of a TPU pod, GKE, Slurm or MPI.'
@@ -52,8 +55,23 @@ def main(argv: Sequence[str]) -> None:
   if len(argv) > 1:
     raise app.UsageError(f'unknown arguments {argv[1:]}')
   logging.set_verbosity(logging.WARNING)  # checkpoints are chatty
+  draft = _CONFIG.value
+  if draft is None and _DESCRIBE.value:
+    draft = base.get_config()
+  if draft is None:
+    raise app.UsageError(
+      'no --config: expected the file of an experiment, such as '
+      '--config=experiments/configs/alfworld_tiny.py; --describe prints the '
+      'fields that --config.<field>=<value> may change.'
+    )
   _join()
-  config = _CONFIG.value
+  try:
+    config = base.freeze(draft)
+  except (ConfigError, EnvError) as error:
+    sys.exit(f'{type(error).__name__}: {error}')
+  if _DESCRIBE.value:
+    print(config_lib.describe(config))
+    return
   folder = pathlib.Path(config.run_dir or _default_folder(config))
   if _PLAN.value:
     planned = planning.plan(config, folder)
@@ -106,7 +124,7 @@ def _join() -> None:
     )
 
 
-def _default_folder(config: ml_collections.ConfigDict) -> str:
+def _default_folder(config: Config) -> str:
   name = (
     config.cell
     or pathlib.Path(

@@ -25,11 +25,12 @@ from collections.abc import Iterator, Sequence
 from absl import app, flags
 from ml_collections import config_flags
 
-from envs import registry
 from experiments import logs
 from experiments.command import run
+from experiments.configs import base
 from experiments.signals import Signals
 from experiments.supervision import RESUME
+from hgpo_jax.types import ConfigError
 from launch import servers
 from launch.job import LaunchError
 
@@ -55,7 +56,10 @@ _MOST_RESTARTS = 20
 def main(argv: Sequence[str]) -> None:
   if len(argv) > 1:
     raise app.UsageError(f'unknown arguments {argv[1:]}')
-  c = _CONFIG.value
+  try:
+    c = base.freeze(_CONFIG.value)
+  except ConfigError as error:
+    sys.exit(f'ConfigError: {error}')
   if not c.run_dir:
     raise app.UsageError('no --config.run_dir: expected the folder of the run.')
   folder, name = pathlib.Path(c.run_dir), _name()
@@ -71,7 +75,7 @@ def main(argv: Sequence[str]) -> None:
       servers.lifeline() as (alive, held),
       servers.serving(
         c.env.world,
-        registry.options_of(c.env),
+        c.env.chosen,
         _ENV_SERVERS.value,
         lambda number: path / f'env_{name}_{number}.log',
         alive,

@@ -19,7 +19,10 @@ import ml_collections
 from absl import app, flags
 
 from experiments import config_files, folders, planning, signals
-from hgpo_jax.train import run as run_lib
+from experiments.configs import base
+from hgpo_jax import config as config_lib
+from hgpo_jax.config import Config
+from hgpo_jax.train import build, config_checks
 from hgpo_jax.types import ConfigError
 from launch import gke, local, slurm, sweep_file, tpu_pod
 from launch.job import Job, LaunchError, Submission
@@ -112,30 +115,25 @@ def unfinished(jobs: Iterable[Job]) -> list[Job]:
   return [job for f, job in named.items() if not folders.is_finished(f)]
 
 
-def load(job: Job) -> ml_collections.ConfigDict:
+def load(job: Job) -> Config:
   """Returns a job's config with its overrides, as `experiments.train` sees it.
 
   Raises: LaunchError where there is no such file, variant or field, or a value
     is of another type; ConfigError where the config cannot work.
   """
-  config = _config(job)
-  known = _leaves(config.to_dict())
+  draft = _config(job)
+  known = _leaves(draft.to_dict())
   for field, value in {**job.overrides, 'run_dir': job.run_dir}.items():
     if field not in known:
-      near = [name for name in known if name.split('.')[-1] in field]
-      raise LaunchError(
-        f'{job.name}: {job.config} has no field {field!r}'
-        + (f'; expected one such as {", ".join(near[:3])}.' if near else '.')
-      )
+      raise LaunchError(f'{job.name}: {config_lib.unknown(field, known)}')
     try:
-      config.update_from_flattened_dict({field: value})
+      draft.update_from_flattened_dict({field: value})
     except (TypeError, ValueError) as error:
       raise LaunchError(f'{job.name}: {field} = {value!r}: {error}') from error
-  checked = config.copy_and_resolve_references()
-  checked.mesh.update(data=1, fsdp=-1, tensor=1)  # of devices that are not here
   try:
-    run_lib.check(checked)
-    if -1 not in config.mesh.values():
+    config = base.freeze(draft)
+    config_checks.check(config, build.planned_mesh)
+    if -1 not in (config.mesh.data, config.mesh.fsdp, config.mesh.tensor):
       planning.check_devices(config)
   except ConfigError as error:
     raise ConfigError(f'{job.name}: {error}') from error

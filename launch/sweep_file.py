@@ -41,16 +41,13 @@ import tomllib
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
+from hgpo_jax.config import Config, leaves
 from launch.job import Job, LaunchError
 
-# Axis -> field that its plain values go to, in the order of a run's name.
-AXES = {
-  'method': 'algo.estimator',
-  'world': 'env.world',
-  'size': 'policy.preset',
-  'k': 'env.history',
-  'seed': 'seed',
-}
+_ORDER = ('method', 'world', 'size', 'k', 'seed')  # in a run's name
+_FIELDS = {leaf.about.axis: leaf.name for leaf in leaves(Config())}
+# Axis -> field that its plain values go to.
+AXES = {axis: _FIELDS[axis] for axis in _ORDER}
 _NUMBERED = ('k', 'seed')  # whose values say nothing without the axis' name
 BACKENDS = ('slurm', 'gke', 'tpu_pod')
 _TEXTS, _COUNTS = ('runs', 'config'), ('hosts', 'env_servers')

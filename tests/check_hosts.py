@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 
-from experiments.configs import toy
+from experiments.configs import base, toy
 from hgpo_jax import types
 from hgpo_jax.model import qwen2, sharding
 from hgpo_jax.multihost import agreement, exchange, hosts, stopping
@@ -115,8 +115,9 @@ def check_agreement():
   me = jax.process_index()
   config = toy.get_config().unlock()
   config.env.addresses = (f'127.0.0.1:{me}',)  # everyone's own
-  agreement.same_config(config)
+  agreement.same_config(base.freeze(config))
   config.seed = me
+  config = base.freeze(config)
   refused(types.ConfigError, 'seed: 0 -> 1', agreement.same_config, config)
   with tempfile.TemporaryDirectory() as name:
     written = pathlib.Path(name) / 'config.json'

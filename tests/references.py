@@ -127,7 +127,7 @@ def reference_gdpo(
 def reference_ngrpo(
   rows: Rows,
   *,
-  max_return: float = 1.0,
+  max_return: float = 10.0,
   std: str = 'sample',
   count: str = 'trajectories',
   eps: float = 1e-6,
@@ -145,7 +145,7 @@ def reference_mc_grpo(
   rows: Rows,
   *,
   rescale: bool = False,
-  limit: float = math.inf,
+  limit: float = 10.0,
   count: str = 'trajectories',
   eps: float = 1e-3,
 ) -> np.ndarray:
@@ -167,7 +167,7 @@ def reference_mc_grpo(
 def reference_bnpo(
   rows: Rows,
   *,
-  max_return: float = 1.0,
+  max_return: float = 10.0,
   limit: float = 1e6,
   count: str = 'trajectories',
 ) -> np.ndarray:
@@ -196,7 +196,7 @@ def reference_a_grae(
   rows: Rows,
   *,
   alpha: float = 1.0,
-  max_return: float = 1.0,
+  max_return: float = 10.0,
   std: str = 'sample',
   count: str = 'trajectories',
   eps: float = 1e-6,

@@ -28,6 +28,10 @@ FORBIDDEN = {
     'hgpo_jax.advantages', 'hgpo_jax.model', 'hgpo_jax.sampler',
     'hgpo_jax.rollout', 'hgpo_jax.multihost', 'hgpo_jax.train',
   ],
+  'hgpo_jax.config': [
+    'hgpo_jax.model', 'hgpo_jax.sampler', 'hgpo_jax.rollout',
+    'hgpo_jax.multihost', 'hgpo_jax.train',
+  ],
   'hgpo_jax.model': [
     'hgpo_jax.sampler', 'hgpo_jax.rollout', 'hgpo_jax.multihost',
     'hgpo_jax.train',
@@ -153,9 +157,9 @@ def test_worlds_use_the_standard_library_only():
 def test_a_run_without_servers_loads_no_grpc():
   code = (
     'import sys\n'
-    'from experiments.configs import toy\n'
+    'from experiments.configs import base, toy\n'
     'from hgpo_jax.train import loop\n'
-    'with loop.open_environments(toy.get_config()):\n'
+    'with loop.open_environments(base.freeze(toy.get_config())):\n'
     "  loaded = {'grpc', 'envs.serving.protocol'} & sys.modules.keys()\n"
     '  sys.exit(bool(loaded))\n'
   )

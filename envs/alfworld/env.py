@@ -29,7 +29,7 @@ from envs.base import (
   Task,
   UnknownTask,
 )
-from envs.world import Demonstrated
+from envs.world import DataPath, Demonstrated
 
 DATA = ('generated', 'files')
 ENGINES = ('fast', 'textworld')
@@ -43,7 +43,7 @@ class AlfWorld:
   def __init__(
     self,
     data: str = 'generated',
-    root: str = '',
+    root: DataPath = '',
     engine: str = 'fast',
     max_turns: int = 50,
     task_types: Sequence[str] = (),

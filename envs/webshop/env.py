@@ -15,7 +15,7 @@ from envs.agent import Template
 from envs.base import BadOptions, ResetNeeded, Step, Task, UnknownTask
 from envs.webshop.prompts import TEMPLATES
 from envs.webshop.queries import queries as queries_of
-from envs.world import Demonstrated
+from envs.world import Cache, DataPath, Demonstrated
 
 if TYPE_CHECKING:  # numpy is loaded with the shop: other worlds do without
   from envs.webshop.session import Session
@@ -38,8 +38,8 @@ class WebShop:
   def __init__(
     self,
     data: str = 'generated',
-    products: str = '',
-    attributes: str = '',
+    products: DataPath = '',
+    attributes: DataPath = '',
     human: str = '',
     family: str = 'full',
     num_products: int = 300,
@@ -51,7 +51,7 @@ class WebShop:
     nouns: str = 'auto',
     per_page: int = 10,
     queries: str = 'free',
-    cache: str = '',
+    cache: Cache = '',
   ):
     """Options of `env.webshop` in a config.
 

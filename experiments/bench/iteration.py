@@ -11,16 +11,17 @@ scoring is one pass, of which an update holds two.
 
 from __future__ import annotations
 
+import dataclasses
 import pathlib
 import tempfile
 from typing import Any
 
 import jax
-import ml_collections
 from absl import flags, logging
 
 from experiments.bench import harness
-from experiments.configs import alfworld_qwen
+from experiments.configs import alfworld_qwen, base
+from hgpo_jax.config import Config
 from hgpo_jax.model import qwen2, weights
 from hgpo_jax.model import tokenizer as tokenizer_lib
 from hgpo_jax.train import build as model_lib
@@ -46,7 +47,7 @@ def measure() -> dict[str, Any]:
     return _measure(pathlib.Path(folder))
 
 
-def _config() -> ml_collections.ConfigDict:
+def _config() -> Config:
   c = alfworld_qwen.get_config()
   c.unlock()
   c.env.alfworld.update(
@@ -57,10 +58,10 @@ def _config() -> ml_collections.ConfigDict:
   c.env.servers, c.rollout.workers = 0, 0
   c.sampling.max_reply = _REPLY.value
   c.rollout.groups = _GROUPS.value
-  c.rollout.rows = 8 * _GROUPS.value
+  c.rollout.episodes = 8 * _GROUPS.value
   c.policy.update(preset=_PRESET.value, checkpoint='')
   c.warmstart.tokenizer_games = 16
-  return c
+  return base.freeze(c)
 
 
 def _measure(folder: pathlib.Path) -> dict[str, Any]:
@@ -71,7 +72,9 @@ def _measure(folder: pathlib.Path) -> dict[str, Any]:
     model_lib.on_mesh(c),
     loop.open_environments(c) as environments,
   ):
-    c.policy.checkpoint = _written(c, environments, folder / 'policy')
+    written = _written(c, environments, folder / 'policy')
+    policy = dataclasses.replace(c.policy, checkpoint=written)
+    c = dataclasses.replace(c, policy=policy)
     run, reference = warm_start.warm_start(c, environments, folder / 'run')
     learner = run.make_learner()
     state = run.policy.init_state(reference, learner.optimizer)
@@ -104,7 +107,7 @@ def _measure(folder: pathlib.Path) -> dict[str, Any]:
 
 
 def _written(
-  c: ml_collections.ConfigDict,
+  c: Config,
   environments: run_lib.Environments,
   folder: pathlib.Path,
 ) -> str:

@@ -8,18 +8,7 @@ from collections.abc import Collection
 
 from experiments.comparison.planned import CompareError
 from experiments.folders import RunFolder
-from hgpo_jax.train import checkpoint
-
-# What must be the same in all runs, so that they can be compared.
-_BUDGET = (
-  'iterations:',
-  'rollout.groups:',
-  'rollout.group_size:',
-  'rollout.max_groups:',
-  'eval.',
-  'env.world:',
-  'env.alfworld.',
-)
+from hgpo_jax import config as config_lib
 
 Runs = dict[str, dict[int, RunFolder]]  # method -> seed -> run
 
@@ -44,11 +33,12 @@ def read(folder: pathlib.Path, methods: Collection[str]) -> Runs:
 
 
 def _check_budget(one: RunFolder, other: RunFolder) -> None:
-  differences = [
-    text
-    for text in checkpoint.config_differences(one.config, other.config, ())
-    if text.startswith(_BUDGET)
-  ]
+  differences = config_lib.differences(
+    one.config.to_dict(),
+    other.config.to_dict(),
+    config_lib.same_budget,
+    one.config,
+  )
   if differences:
     raise CompareError(
       f'{one.path} and {other.path} have different budgets: '

@@ -8,7 +8,8 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple
 
 from experiments import config_files, folders, logs, supervision
-from hgpo_jax.train import run as run_lib
+from experiments.configs import base
+from hgpo_jax.train import config_checks
 
 TRAINER = (sys.executable, '-m', 'experiments.train')
 
@@ -92,7 +93,7 @@ def make_runs(
       fields = {'seed': seed, 'run_dir': str(own), **budget}
       config = module.get_config(method)
       config.update_from_flattened_dict(fields)
-      run_lib.check(config)
+      config_checks.check(base.freeze(config))
       if config.eval.games < 0:
         raise CompareError(
           f'eval.games is {config.eval.games}, which plays none; expected a '

@@ -33,7 +33,7 @@ def write(results: Results) -> str:
 
 def _introduction(results: Results) -> Iterator[str]:
   run = results.any_run
-  episodes = run.episodes * run.config['iterations']
+  episodes = run.episodes * run.config.iterations
   games = ', '.join(
     f'{run.outcomes(FINAL, split).size} games of {split} '
     f'({tables.split_name(split)})'
@@ -41,7 +41,7 @@ def _introduction(results: Results) -> Iterator[str]:
   )
   yield '# Comparison of methods at equal budgets'
   yield (
-    f'Every run plays {episodes:,} episodes ({run.config["iterations"]} '
+    f'Every run plays {episodes:,} episodes ({run.config.iterations} '
     f'iterations of {run.episodes}) from a warm start that is shared by the '
     'methods of a seed whose prompts are alike. It is then evaluated at '
     f'temperature {run.temperature} on {games}, the same ones for every run. '

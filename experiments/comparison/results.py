@@ -41,7 +41,7 @@ class Results(NamedTuple):
 
   @property
   def splits(self) -> Sequence[str]:
-    return self.any_run.config['eval']['splits']
+    return self.any_run.config.eval.splits
 
   def runs_of(self, method: str) -> list[RunFolder]:
     """The runs of a method, one per seed; perhaps none."""
@@ -49,8 +49,8 @@ class Results(NamedTuple):
 
   def columns(self, split: str) -> dict[str, np.ndarray]:
     """Column -> which games `[G]` of a split it is about; the last is all."""
-    env = self.any_run.config['env']
-    world = registry.make_world(env['world'], registry.options_of(env))
+    env = self.any_run.config.env
+    world = registry.make_world(env.world, env.chosen)
     games = range(self.any_run.outcomes(FINAL, split).size)
     kinds = np.array([str(world.kind(Task(split, i))) for i in games])
     order = dict.fromkeys([*reported.COLUMNS, *sorted(kinds)])

@@ -5,6 +5,7 @@ A section is its blocks of Markdown, in order.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterator, Sequence
 
 import numpy as np
@@ -14,6 +15,7 @@ from experiments.bootstrap import Interval
 from experiments.comparison.results import ALL, FINAL, START, Results, won
 from experiments.folders import RunFolder
 from experiments.markdown import MISSING, UNREPORTED
+from hgpo_jax import config as config_lib
 
 _SIZE = '1.5b'  # of the reported models that stand beside ours
 _SPLITS = {
@@ -50,8 +52,9 @@ def _starts(results: Results) -> list[_Row]:
   alike: dict[str, list[str]] = {}  # settings -> methods
   for name in results.methods:
     for run in results.runs_of(name)[:1]:
-      settings = [run.config[x] for x in ('env', 'policy', 'warmstart')]
-      alike.setdefault(repr(settings), []).append(name)
+      one = dataclasses.replace(run.config, seed=0)
+      settings = repr(config_lib.warm_start_fields(one))
+      alike.setdefault(settings, []).append(name)
   most = max(alike.values(), key=len)
   rows: list[_Row] = []
   for names in alike.values():
@@ -121,7 +124,7 @@ def verdict(difference: Interval) -> str:
 
 def reported_section(results: Results) -> Iterator[str]:
   """What papers report of ALFWorld; nothing in other worlds."""
-  if results.any_run.config['env']['world'] != 'alfworld':
+  if results.any_run.config.env.world != 'alfworld':
     return
   splits = [split for split in _SPLITS if split in results.splits]
   rows = []

@@ -3,8 +3,8 @@
 `python -m experiments.train --config=experiments/configs/alfworld_qwen.py
 --config.policy.checkpoint=<folder>` trains a downloaded checkpoint on the
 released games under $ALFWORLD_DATA, for one GPU of 141 GB. N devices share the
-params with `--config.optim.microbatch=N`. What it needs is printed before it is
-allocated.
+params with `--config.optim.microbatch_rows=N`. What it needs is printed before
+it is allocated.
 """
 
 import ml_collections

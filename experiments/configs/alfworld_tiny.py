@@ -28,23 +28,23 @@ def get_config() -> ml_collections.ConfigDict:
     chunk=8,
     choice_buckets=(16, 32, 64, 128),
   )
-  c.rollout.slots = 32  # the CPU decodes while other episodes are played
+  c.rollout.decode_rows = 32  # the CPU decodes while other episodes are played
   c.policy.update(preset='tiny', vocab_size=1024, chat='short')
   c.policy.update(embed_std=0.1, compose_embeddings=True)
   c.policy.update(dtype='float32', cache_dtype='float32')
-  c.warmstart.update(games=1000, minibatch=64, learning_rate=3e-3)
+  c.warmstart.update(games=1000, minibatch_turns=64, learning_rate=3e-3)
   c.algo.hgpo.normalisation = 'mean'
   c.loss.update(old_log_probs='sampler', kl_coef=0.01, entropy_coef=0.0)
   c.optim.update(
     learning_rate=3e-4,
     warmup_steps=10,
     decay_steps=2000,
-    minibatch=256,
+    minibatch_turns=256,
     b2=0.98,
     row_tokens=192,
     row_replies=32,
     row_turns=8,
-    microbatch=4,
+    microbatch_rows=4,
   )
   c.mesh.fsdp = 1  # too small to be split
   c.checkpoint.update(every=25)

@@ -101,7 +101,5 @@ def get_config(method: str = 'hgpo_k2') -> ml_collections.ConfigDict:
   c.algo.hgpo.normalisation = 'mean'
   c.eval.update(games=512, temperatures=(0.4,))  # the paper's temperature
   c.samples_every = 0
-  # A depth of the estimator's own is no field of base: it is env.history.
-  with c.algo.hgpo.unlocked():
-    c.update_from_flattened_dict(METHODS[method].overrides)
+  c.update_from_flattened_dict(METHODS[method].overrides)
   return c

@@ -96,13 +96,15 @@ def get_config(name: str = '') -> ml_collections.ConfigDict:
   c.policy.update(
     checkpoint=f'Qwen/Qwen2.5-{cell.size.upper()}-Instruct', preset=cell.size
   )
-  c.optim.microbatch = 4 if cell.size == '1.5b' else 8  # fits as many devices
+  c.optim.microbatch_rows = (
+    4 if cell.size == '1.5b' else 8
+  )  # fits as many devices
   if cell.world == 'webshop':
     # All of the file; like the original, the first of equal ids.
     c.env.webshop.update(data='files', num_products=0, skip_duplicates=True)
     c.env.webshop.max_turns = 30 if cell.method in ('gigpo', 'hgpo') else 15
     c.algo.gigpo.normalisation = c.algo.hgpo.normalisation = 'mean'
-    c.optim.minibatch = 64
+    c.optim.minibatch_turns = 64
     c.eval.splits = ('test',)  # goals 0 to 499
   c.eval.update(games=0, temperatures=(TEMPERATURE,), seeds=(123, 456, 789))
   return c.lock()

@@ -19,10 +19,12 @@ def get_config() -> ml_collections.ConfigDict:
   c.policy.update(preset='tiny', vocab_size=448, chat='short')
   c.policy.update(layers=1, width=32, ff_width=64)
   c.policy.update(dtype='float32', cache_dtype='float32')
-  c.rollout.update(groups=8, group_size=8, rows=64)
+  c.rollout.update(groups=8, group_size=8, episodes=64)
   c.warmstart.update(tokenizer_games=12)
   c.loss.update(old_log_probs='sampler', kl_coef=0.0, entropy_coef=0.0)
-  c.optim.update(learning_rate=3e-3, minibatch=128, microbatch=16, b2=0.98)
+  c.optim.update(
+    learning_rate=3e-3, minibatch_turns=128, microbatch_rows=16, b2=0.98
+  )
   c.optim.update(row_tokens=64, row_replies=12, row_turns=4)
   c.eval.update(games=0, splits=('train', 'valid'), temperatures=(1.0,))
   c.mesh.fsdp = 1  # too small to be split

@@ -31,23 +31,23 @@ def get_config() -> ml_collections.ConfigDict:
     chunk=8,
     choice_buckets=(8, 16),
   )
-  c.rollout.slots = 32  # the CPU decodes while other episodes are played
+  c.rollout.decode_rows = 32  # the CPU decodes while other episodes are played
   c.policy.update(preset='tiny', vocab_size=1280, chat='short')
   c.policy.update(embed_std=0.1, compose_embeddings=True)
   c.policy.update(dtype='float32', cache_dtype='float32')
-  c.warmstart.update(games=2000, minibatch=64, learning_rate=3e-3)
+  c.warmstart.update(games=2000, minibatch_turns=64, learning_rate=3e-3)
   c.algo.hgpo.normalisation = 'mean'
   c.loss.update(old_log_probs='sampler', kl_coef=0.01, entropy_coef=0.0)
   c.optim.update(
     learning_rate=5e-4,
     warmup_steps=10,
     decay_steps=1320,
-    minibatch=64,
+    minibatch_turns=64,
     b2=0.98,
     row_tokens=256,
     row_replies=96,
     row_turns=12,
-    microbatch=5,
+    microbatch_rows=5,
   )
   c.eval.update(games=256, splits=('test',))
   c.mesh.fsdp = 1  # too small to be split

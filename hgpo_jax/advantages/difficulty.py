@@ -17,7 +17,7 @@ Weighting = Literal['soft', 'soft_with_zero']
 def bnpo(
   rows: Rows,
   *,
-  max_return: float = 1.0,
+  max_return: float = 10.0,
   limit: float = 1e6,
   count: episode.Count = 'trajectories',
 ) -> jax.Array:
@@ -60,7 +60,7 @@ def a_grae(
   rows: Rows,
   *,
   alpha: float = 1.0,
-  max_return: float = 1.0,
+  max_return: float = 10.0,
   std: segments.Std = 'sample',
   count: episode.Count = 'trajectories',
   eps: float = 1e-6,

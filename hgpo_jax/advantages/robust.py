@@ -12,7 +12,7 @@ from hgpo_jax.advantages.rows import Rows, assert_shapes
 def ngrpo(
   rows: Rows,
   *,
-  max_return: float = 1.0,
+  max_return: float = 10.0,
   std: segments.Std = 'sample',
   count: episode.Count = 'trajectories',
   eps: float = 1e-6,
@@ -27,7 +27,8 @@ def ngrpo(
 
   Args:
     rows: the batch.
-    max_return: the highest episode return there is, in reward units.
+    max_return: the highest episode return there is, in reward units; by default
+      that of a success under the default reward scale.
     std: 'sample' (n + 1 members less 1, as released) or 'population'.
     count: which rows make the statistics; see `episode.grpo`.
     eps: floor of the spread, in reward units.
@@ -52,7 +53,7 @@ def mc_grpo(
   rows: Rows,
   *,
   rescale: bool = False,
-  limit: float = float('inf'),
+  limit: float = 10.0,
   count: episode.Count = 'trajectories',
   eps: float = 1e-3,
 ) -> jax.Array:
@@ -69,8 +70,9 @@ def mc_grpo(
     rows: the batch.
     rescale: multiplies by n / (number of counted returns off the median), as
       the released code does.
-    limit: largest absolute advantage (ours). With two-valued rewards most
-      returns equal the median, the deviation is 0, and A reaches 1 / eps.
+    limit: largest absolute advantage (ours; inf, as in the paper, is off).
+      With two-valued rewards most returns equal the median, the deviation is
+      0, and A reaches 1 / eps.
     count: which rows make the medians; see `episode.grpo`.
     eps: floor of the deviation, in reward units.
 

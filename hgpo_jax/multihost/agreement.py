@@ -10,24 +10,25 @@ from __future__ import annotations
 import json
 import pathlib
 
-import ml_collections
-
+from hgpo_jax import config as config_lib
 from hgpo_jax import types
+from hgpo_jax.config import Config
 from hgpo_jax.multihost import hosts
 from hgpo_jax.train import checkpoint
 
-# Fields that may differ: each process may have environment servers of its own.
-_OWN = (*(f'env.{name}' for name in checkpoint.PLACES), 'rollout.workers')
 
-
-def same_config(config: ml_collections.ConfigDict) -> None:
+def same_config(config: Config) -> None:
   """Raises ConfigError where processes were given different configs."""
   given = hosts.gather(json.dumps(config.to_dict()).encode())
   first, *others = map(json.loads, given)
   wrong = [
     f'process {number}: {"; ".join(found)}'
     for number, other in enumerate(others, 1)
-    if (found := checkpoint.config_differences(first, other, _OWN))
+    if (
+      found := config_lib.differences(
+        first, other, config_lib.same_processes, config
+      )
+    )
   ]
   if wrong:
     raise types.ConfigError(

@@ -5,34 +5,35 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import hashlib
+import math
 import pathlib
 from collections.abc import Iterator
 from typing import Any
 
 import jax
-import ml_collections
 
+from hgpo_jax import config as config_lib
 from hgpo_jax import types
-from hgpo_jax.model import attention, qwen2, sharding, weights
-from hgpo_jax.model import tokenizer as tokenizer_lib
+from hgpo_jax.config import Config
+from hgpo_jax.model import qwen2, sharding, weights
 from hgpo_jax.multihost import hosts
 from hgpo_jax.train import packing
 
 
-def shapes_of(config: ml_collections.ConfigDict) -> packing.Shapes:
+def shapes_of(config: Config) -> packing.Shapes:
   """Returns the sizes of packed rows that a config asks for."""
   optim, sampling = config.optim, config.sampling
   return packing.Shapes(
     tokens=optim.row_tokens,
     replies=optim.row_replies,
     turns=optim.row_turns,
-    rows=optim.microbatch,
+    rows=optim.microbatch_rows,
     reply=sampling.max_reply,
     choices=tuple(sampling.choice_buckets),
   )
 
 
-def adapters_of(fields: Any) -> qwen2.Lora | None:
+def adapters_of(fields: config_lib.Lora) -> qwen2.Lora | None:
   """Returns what `policy.lora` describes; rank 0 is none."""
   if not fields.rank:
     return None
@@ -40,7 +41,7 @@ def adapters_of(fields: Any) -> qwen2.Lora | None:
   return qwen2.Lora(fields.rank, fields.alpha, targets)
 
 
-def mesh_of(config: ml_collections.ConfigDict) -> jax.sharding.Mesh | None:
+def mesh_of(config: Config) -> jax.sharding.Mesh | None:
   """The mesh that a config asks for; None for a single device."""
   c = config.mesh
   if (c.data, c.fsdp, c.tensor) == (1, 1, 1) and hosts.count() == 1:
@@ -49,7 +50,24 @@ def mesh_of(config: ml_collections.ConfigDict) -> jax.sharding.Mesh | None:
   return None if mesh.size == 1 else mesh
 
 
-def fit_mesh(config: ml_collections.ConfigDict) -> None:
+def planned_mesh(config: Config) -> jax.sharding.AbstractMesh:
+  """The config's mesh, of devices that need not be here.
+
+  -1 takes what is left of the devices that are here.
+  """
+  sizes = [getattr(config.mesh, axis) for axis in sharding.AXES]
+  known = math.prod(size for size in sizes if size != -1)
+  if sizes.count(-1) > 1 or known < 1:
+    raise types.ConfigError(
+      f'mesh is {sizes}; expected sizes, one of them may be -1.'
+    )
+  left = max(1, jax.device_count() // known)
+  return jax.sharding.AbstractMesh(
+    tuple(left if size == -1 else size for size in sizes), sharding.AXES
+  )
+
+
+def fit_mesh(config: Config) -> Config:
   """Lets a saved run be read on other devices than those that trained it.
 
   Where its mesh does not suit them, all that are here share the params.
@@ -57,18 +75,20 @@ def fit_mesh(config: ml_collections.ConfigDict) -> None:
   try:
     mesh_of(config)
   except types.ConfigError:
-    config.mesh.update(data=1, fsdp=-1, tensor=1)
+    mesh = dataclasses.replace(config.mesh, data=1, fsdp=-1, tensor=1)
+    return dataclasses.replace(config, mesh=mesh)
+  return config
 
 
 @contextlib.contextmanager
-def on_mesh(config: ml_collections.ConfigDict) -> Iterator[None]:
+def on_mesh(config: Config) -> Iterator[None]:
   """Makes the config's mesh the one that the model's code is laid out on."""
   mesh = mesh_of(config)
   with jax.set_mesh(mesh) if mesh else contextlib.nullcontext():
     yield
 
 
-def config_of(policy: Any, vocab_size: int) -> qwen2.Config:
+def config_of(policy: config_lib.Policy, vocab_size: int) -> qwen2.Config:
   """Returns the checkpoint's or the preset's size with the config's changes.
 
   Args:
@@ -76,8 +96,11 @@ def config_of(policy: Any, vocab_size: int) -> qwen2.Config:
     vocab_size: of the tokenizer; a released size keeps its padded vocabulary.
   """
   fields: dict[str, Any] = {
-    name: policy[name]
-    for name in ('dtype', 'param_dtype', 'cache_dtype', 'remat', 'attention')
+    'dtype': policy.dtype,
+    'param_dtype': policy.param_dtype,
+    'cache_dtype': policy.cache_dtype,
+    'remat': policy.remat,
+    'attention': policy.attention,
   }
   if policy.checkpoint:
     folder = weights.find(policy.checkpoint)
@@ -101,14 +124,14 @@ def config_of(policy: Any, vocab_size: int) -> qwen2.Config:
   )
 
 
-def tokenizer_folder(policy: Any) -> str:
+def tokenizer_folder(policy: config_lib.Policy) -> str:
   """Where the tokenizer is read from; '' where it is built."""
   if policy.tokenizer or not policy.checkpoint:
     return policy.tokenizer
   return str(weights.find(policy.checkpoint))
 
 
-def fingerprints(policy: Any) -> dict[str, Any]:
+def fingerprints(policy: config_lib.Policy) -> dict[str, Any]:
   """What tells the tokenizer and the checkpoint apart from others, as JSON."""
 
   def digest(path: pathlib.Path) -> str:
@@ -125,48 +148,3 @@ def fingerprints(policy: Any) -> dict[str, Any]:
       for p in sorted(weights.find(policy.checkpoint).glob('*.safetensors'))
     }
   return found
-
-
-def check(config: ml_collections.ConfigDict) -> None:
-  """Refuses fields of `policy`, `mesh` and packing that cannot work.
-
-  Raises: ConfigError with the field, what it holds and what it may hold.
-  """
-  c = config.policy
-  types.one_of('policy.preset', c.preset, qwen2.CONFIGS)
-  types.one_of('policy.chat', c.chat, tokenizer_lib.CHAT_TEMPLATES)
-  types.one_of('policy.remat', c.remat, qwen2.REMAT)
-  types.one_of(
-    'policy.attention', c.attention, ('auto', *attention.IMPLEMENTATIONS)
-  )
-  for field in ('dtype', 'param_dtype', 'cache_dtype'):
-    types.one_of(
-      f'policy.{field}', c[field], ('float32', 'bfloat16', 'float16')
-    )
-  if c.param_dtype != 'float32' and not c.lora.rank:
-    raise types.ConfigError(
-      f'policy.param_dtype is {c.param_dtype!r} with policy.lora.rank=0: steps '
-      'of the optimiser are smaller than its rounding and would be lost. Train '
-      "'float32' params (policy.dtype is that of the products), or adapters."
-    )
-  changed = [n for n in ('layers', 'width', 'ff_width') if c[n]]
-  if c.checkpoint and changed:
-    raise types.ConfigError(
-      f'policy.{changed[0]} is {c[changed[0]]} with policy.checkpoint='
-      f'{c.checkpoint!r}: expected 0, as the checkpoint has its own size.'
-    )
-  for field, fn in (
-    ('policy.lora', lambda: adapters_of(c.lora)),
-    ('mesh', lambda: mesh_of(config)),
-  ):
-    try:
-      fn()
-    except ValueError as error:
-      raise types.ConfigError(f'{field}: {error}') from error
-  shapes_of(config)  # says itself what does not fit
-  chunk = min(config.optim.logits_chunk, config.optim.row_replies)
-  if config.optim.row_replies % chunk:
-    raise types.ConfigError(
-      f'optim.logits_chunk is {chunk}; expected a divisor of '
-      f'optim.row_replies={config.optim.row_replies}.'
-    )

@@ -12,44 +12,9 @@ import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
 
-# Fields of `env` that say where worlds play, not what.
-PLACES = (
-  'servers', 'addresses', 'token_file', 'ca_file', 'timeout', 'patience'
-)  # fmt: skip
-# Fields that a resumed run may change without becoming another run.
-FREE_FIELDS = (
-  'iterations',
-  'run_dir',
-  *(f'env.{name}' for name in PLACES),
-  'rollout.workers',
-  'rollout.lockstep',
-  'mesh.',
-  'checkpoint.',
-)
-
 
 class CheckpointError(Exception):
   """A checkpoint is missing, damaged, or belongs to another configuration."""
-
-
-def config_differences(
-  saved: Mapping[str, Any],
-  given: Mapping[str, Any],
-  free: tuple[str, ...] = FREE_FIELDS,
-) -> list[str]:
-  """Lists the fields in which two configs differ, as 'a.b: saved -> given'.
-
-  Args:
-    saved, given: nested mappings of plain values.
-    free: prefixes of dotted names that do not count.
-  """
-  old, new = _flat(saved), _flat(given)
-  return [
-    f'{name}: {old.get(name, "absent")!r} -> {new.get(name, "absent")!r}'
-    for name in sorted(old.keys() | new.keys())
-    if old.get(name, _ABSENT) != new.get(name, _ABSENT)
-    and not name.startswith(free)
-  ]
 
 
 @contextlib.contextmanager
@@ -230,19 +195,6 @@ class Checkpoints:
       f'folder {step} there'
       + (f' to fall back on step {max(others)}.' if others else '.')
     )
-
-
-_ABSENT = object()
-
-
-def _flat(tree: Mapping[str, Any], prefix: str = '') -> dict[str, Any]:
-  flat: dict[str, Any] = {}
-  for name, value in tree.items():
-    if isinstance(value, Mapping):
-      flat.update(_flat(value, f'{prefix}{name}.'))
-    else:
-      flat[prefix + name] = list(value) if isinstance(value, tuple) else value
-  return flat
 
 
 def _placed(leaf: Any) -> jax.ShapeDtypeStruct:

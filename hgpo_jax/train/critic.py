@@ -20,52 +20,13 @@ from jax import Array
 
 from hgpo_jax import types
 from hgpo_jax.advantages import returns, segments
+from hgpo_jax.config import Algo
 from hgpo_jax.losses import aggregate, value
 from hgpo_jax.model import lora
 from hgpo_jax.train import batching, estimators, packing, update
 
-ESTIMATOR = 'ppo'  # the name that `algo.estimator` gives it
-
-# What has a value, an advantage and a step of the discount: a turn, by what is
-# known before its first token; or each token of a reply.
-LEVELS = ('turn', 'token')
-
 # params, rows -> values `[B, Q]`.
 ValueFn = Callable[[Any, types.Packed], Array]
-
-
-@dataclasses.dataclass(frozen=True)
-class Options:
-  """The config's `algo.ppo`; see experiments/configs/base.py.
-
-  Attributes:
-    level: one of `LEVELS`.
-    lam: lambda of the generalised advantage estimation.
-    value_clip: how far a value may move in an iteration, in reward units.
-    bootstrap_truncated: whether an episode that the step limit ended is worth
-      more than its rewards: what the critic thought of its last step.
-    critic_learning_rate: the peak; all else is as in `optim`.
-    critic_warmup: updates of the critic before the policy moves.
-  """
-
-  level: str
-  lam: float
-  value_clip: float
-  bootstrap_truncated: bool
-  critic_learning_rate: float
-  critic_warmup: int
-
-  def __post_init__(self) -> None:
-    if self.level not in LEVELS:
-      raise ValueError(f'level is {self.level!r}; expected one of {LEVELS}.')
-    if not 0 <= self.lam <= 1:
-      raise ValueError(f'lam is {self.lam}; expected 0 to 1.')
-    if not self.value_clip > 0:
-      raise ValueError(f'value_clip is {self.value_clip}; expected above 0.')
-    if self.critic_warmup < 0:
-      raise ValueError(
-        f'critic_warmup is {self.critic_warmup}; expected at least 0 updates.'
-      )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -101,7 +62,7 @@ class Critic:
 
   def __init__(
     self,
-    algo: Any,
+    algo: Algo,
     values: ValueFn,
     optimizer: optax.GradientTransformation,
     placed: Callable[[Any], Any] = lambda state: state,
@@ -109,12 +70,12 @@ class Critic:
     """Builds the jitted functions of a run.
 
     Args:
-      algo: the config's, with `Options` as `ppo`.
+      algo: the config's, with its options as `ppo`.
       values: of the critic.
       optimizer: of its params.
       placed: lays a new state out on the devices.
     """
-    self._algo, self._options = algo, Options(**algo.ppo)
+    self._algo, self._options = algo, algo.ppo
     self.optimizer = optimizer
     self._reader = update.make_reader(values)
     self._step = update.make_train_step(

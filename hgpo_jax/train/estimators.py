@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import inspect
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
@@ -19,6 +18,7 @@ import numpy as np
 
 from hgpo_jax import types
 from hgpo_jax.advantages import ESTIMATORS, Rows
+from hgpo_jax.config import Config
 from hgpo_jax.train import batching, packing
 
 # Optional fields of `Rows` that an estimator reads; see `estimator_rows`.
@@ -73,7 +73,7 @@ class AdvantageEstimator(Protocol):
 class GroupEstimator:
   """Compares the episodes of a group; there is nothing to be learned."""
 
-  def __init__(self, config: Any):
+  def __init__(self, config: Config):
     """Takes the estimator that the experiment's `algo` names."""
     self._algo = config.algo
     self._estimate = jax.jit(estimator(config))
@@ -92,7 +92,7 @@ class GroupEstimator:
       reward_scale=algo.reward_scale,
       invalid_penalty=algo.invalid_penalty,
       fields=FIELDS.get(algo.estimator, ()),
-      similarity=_similarity(algo),
+      similarity=algo.chosen.get('similarity', 1.0),
     )
     count = int(rows.mask.sum())
     return Advantages(np.asarray(self._estimate(rows))[:count])
@@ -108,52 +108,15 @@ class GroupEstimator:
     return True
 
 
-def estimator(config: Any) -> Callable[[Rows], jax.Array]:
-  """Returns the estimator with its options; one with a depth is given K.
+def estimator(config: Config) -> Callable[[Rows], jax.Array]:
+  """Returns the estimator with its options.
 
   Args:
-    config: the experiment; `similarity` is an option of the rows and not of
-      the formula.
+    config: the experiment; a depth of -1 is that of the prompt, and
+      `similarity` is an option of the rows and not of the formula.
   """
-  name = config.algo.estimator
-  options = dict(config.algo.get(name, {}))
+  options = config.algo.chosen
   options.pop('similarity', None)
-  if 'depth' in inspect.signature(ESTIMATORS[name]).parameters:
-    options.setdefault('depth', config.env.history)
-  return functools.partial(ESTIMATORS[name], **options)
-
-
-def _similarity(algo: Any) -> float:
-  """From which on observations count as one; see `estimator_rows`."""
-  found: float = algo.get(algo.estimator, {}).get('similarity', 1.0)
-  return found
-
-
-def check(config: Any) -> None:
-  """Tries the estimator of a config on shapes alone.
-
-  Raises: TypeError or ValueError that says which option cannot work.
-  """
-  similarity = _similarity(config.algo)
-  if not 0 < similarity <= 1:
-    raise ValueError(
-      f'Got similarity={similarity}, expected one in (0, 1]; 1 is equality.'
-    )
-  highest = config.algo.get(config.algo.estimator, {}).get('max_return', 1.0)
-  if not highest > 0:
-    raise ValueError(
-      f'Got max_return={highest}, expected the return of a success, above 0.'
-    )
-  number, real = (jax.ShapeDtypeStruct((4,), t) for t in ('int32', 'float32'))
-  fields: dict[str, Any] = {
-    **dict.fromkeys(('task', 'traj', 'turn', 'obs', 'act'), number),
-    **dict.fromkeys(('episode_return', 'returns'), real),
-    'mask': jax.ShapeDtypeStruct((4,), 'bool'),
-  }
-  optional: dict[str, Any] = {
-    'outcome': number,
-    'scores': jax.ShapeDtypeStruct((4, batching.SCORES), 'float32'),
-  }
-  wanted = FIELDS.get(config.algo.estimator, ())
-  rows = Rows(**fields, **{name: optional[name] for name in wanted})
-  jax.eval_shape(estimator(config), rows)
+  if options.get('depth') == -1:
+    options['depth'] = config.env.history
+  return functools.partial(ESTIMATORS[config.algo.estimator], **options)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import inspect
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -11,7 +12,7 @@ import numpy as np
 import optax
 
 from hgpo_jax import types
-from hgpo_jax.advantages import ESTIMATORS
+from hgpo_jax.config import Config, Optim
 from hgpo_jax.model import lora
 from hgpo_jax.train import batching, estimators, packing, update
 from hgpo_jax.train import critic as critic_lib
@@ -19,19 +20,6 @@ from hgpo_jax.train import optimizer as optimizer_lib
 
 # What a seed is for stands last in it; see also `batching.minibatches`.
 _SHUFFLE = 2
-_OLD_LOG_PROBS = ('score', 'sampler')
-_MOMENTS = ('float32', 'bfloat16')
-# Fields of `optim` that are AdamW's.
-_OPTIMIZER = (
-  'learning_rate',
-  'warmup_steps',
-  'decay_steps',
-  'weight_decay',
-  'clip_norm',
-  'b1',
-  'b2',
-  'moments_dtype',
-)
 
 
 class Learner:
@@ -44,7 +32,7 @@ class Learner:
 
   def __init__(
     self,
-    config: Any,
+    config: Config,
     score: update.ScoreFn,
     shapes: packing.Shapes,
     reference_score: update.ScoreFn | None = None,
@@ -64,7 +52,7 @@ class Learner:
     """
     self._config, self._shapes = config, shapes
     self._epochs = config.optim.epochs
-    self._minibatch = config.optim.minibatch
+    self._minibatch = config.optim.minibatch_turns
     self._rescore = config.loss.old_log_probs == 'score'
     self.optimizer = _adamw(config.optim)
     self.critic_optimizer: optax.GradientTransformation | None = None
@@ -231,26 +219,9 @@ def _mismatch(
   }
 
 
-def check(config: Any) -> None:
-  """Refuses names and options that the learner does not know, at start-up.
-
-  Raises: ConfigError with the field, what it holds and what it may hold.
-  """
-  types.one_of('loss.old_log_probs', config.loss.old_log_probs, _OLD_LOG_PROBS)
-  types.one_of('optim.moments_dtype', config.optim.moments_dtype, _MOMENTS)
-  update.check_loss(config.loss)
-  name = config.algo.estimator
-  types.one_of('algo.estimator', name, {*ESTIMATORS, critic_lib.ESTIMATOR})
-  try:
-    if name == critic_lib.ESTIMATOR:
-      critic_lib.Options(**config.algo[name])
-    else:
-      estimators.check(config)
-  except (TypeError, ValueError) as error:
-    raise types.ConfigError(f'algo.{name}: {error}') from error
-
-
-def _adamw(optim: Any, **changes: Any) -> optax.GradientTransformation:
+def _adamw(optim: Optim, **changes: Any) -> optax.GradientTransformation:
+  """AdamW with the fields of `optim` that are its arguments."""
+  names = inspect.signature(optimizer_lib.make_optimizer).parameters
   return optimizer_lib.make_optimizer(
-    **{**{name: optim[name] for name in _OPTIMIZER}, **changes}
+    **{**{name: getattr(optim, name) for name in names}, **changes}
   )

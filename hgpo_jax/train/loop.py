@@ -9,15 +9,22 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
-import ml_collections
-
 from envs import agent as agent_lib
 from envs import inline, registry
 from envs.base import EnvError, Task
+from hgpo_jax import config as config_lib
 from hgpo_jax import types
+from hgpo_jax.config import Config
 from hgpo_jax.multihost import agreement, exchange, hosts, stopping
 from hgpo_jax.train import build as model_lib
-from hgpo_jax.train import checkpoint, evaluate, metrics, saved, warm_start
+from hgpo_jax.train import (
+  checkpoint,
+  config_checks,
+  evaluate,
+  metrics,
+  saved,
+  warm_start,
+)
 from hgpo_jax.train import policy as policy_lib
 from hgpo_jax.train import run as run_lib
 from hgpo_jax.train.compilations import Compilations
@@ -33,7 +40,7 @@ _GO_ON = 'The same command with --resume goes on.'
 
 @contextlib.contextmanager
 def open_environments(
-  config: ml_collections.ConfigDict, check: Callable[[], None] = lambda: None
+  config: Config, check: Callable[[], None] = lambda: None
 ) -> Iterator[run_lib.Environments]:
   """Opens the config's world: its environments, tasks and words.
 
@@ -42,7 +49,7 @@ def open_environments(
     check: called while servers are waited for; may raise.
   """
   env = config.env
-  options = registry.options_of(env)
+  options = env.chosen
   world = registry.make_world(env.world, options)
   template = agent_lib.make_template(
     env.template, world.templates, env.template_file
@@ -77,7 +84,7 @@ def open_environments(
 
 
 def train(
-  config: ml_collections.ConfigDict,
+  config: Config,
   folder: pathlib.Path,
   *,
   resume: bool = False,
@@ -86,7 +93,7 @@ def train(
   """Runs an experiment to its end.
 
   Args:
-    config: see experiments/configs/base.py.
+    config: see hgpo_jax/config/sections.py.
     folder: where everything is written.
     resume: continue from the newest checkpoint in `folder`.
     prepare: called before anything is written, when nothing is known that
@@ -100,7 +107,7 @@ def train(
     exchange.PlayFailed: episodes failed in one of several processes; so too.
     checkpoint.CheckpointError: the checkpoint does not fit or is damaged.
   """
-  run_lib.check(config)
+  config_checks.check(config)
   agreement.same_config(config)
   seconds: dict[str, float] = {}
   results: dict[str, Any] = {}
@@ -353,7 +360,7 @@ def _check_fresh(store: checkpoint.Checkpoints) -> None:
 
 
 def _resumed(
-  store: checkpoint.Checkpoints, config: ml_collections.ConfigDict
+  store: checkpoint.Checkpoints, config: Config
 ) -> dict[str, Any] | None:
   """Returns what the newest checkpoint says, None if nothing is saved yet."""
   if agreement.newest(store) is None:
@@ -362,7 +369,9 @@ def _resumed(
     )
     return None
   meta = store.meta()
-  wrong = checkpoint.config_differences(meta['config'], config.to_dict())
+  wrong = config_lib.differences(
+    meta['config'], config.to_dict(), config_lib.fixed_on_resume, config
+  )
   if wrong:
     raise checkpoint.CheckpointError(
       f'{store.folder} belongs to another configuration (saved -> given): '

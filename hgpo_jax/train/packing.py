@@ -53,8 +53,8 @@ class Shapes:
       )
     if self.turns < 1 or self.rows < 1:
       raise types.ConfigError(
-        f'optim.row_turns={self.turns}, microbatch={self.rows}: expected at '
-        'least 1.'
+        f'optim.row_turns={self.turns}, microbatch_rows={self.rows}: '
+        'expected at least 1.'
       )
 
   def choice_width(self, widest: int) -> int:

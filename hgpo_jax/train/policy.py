@@ -11,11 +11,11 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import ml_collections
 import numpy as np
 import optax
 
 from hgpo_jax import types
+from hgpo_jax.config import PPO, Config
 from hgpo_jax.model import (
   fitting,
   lora,
@@ -59,7 +59,7 @@ class Policy:
 
   def __init__(
     self,
-    config: ml_collections.ConfigDict,
+    config: Config,
     tokenizer: Any,
     mesh: jax.sharding.AbstractMesh | None = None,
   ):
@@ -80,7 +80,6 @@ class Policy:
     if isinstance(self.mesh, jax.sharding.Mesh) and hosts.count() > 1:
       self.own_mesh = sharding.own_part(self.mesh)
     sharding.check(self.base, self._mesh_shape)
-    self._check_rows()
 
   # ---- sizes ----
 
@@ -96,7 +95,7 @@ class Policy:
     limited = c.env.constrained
     try:
       return decode.DecodeShapes(
-        slots=hosts.portion(c.rollout.slots or c.rollout.rows),
+        slots=hosts.portion(c.rollout.decode_rows or c.rollout.episodes),
         max_reply=c.sampling.max_reply,
         prompt_buckets=tuple(c.sampling.prompt_buckets),
         prefill_buckets=tuple(c.sampling.prefill_buckets),
@@ -118,7 +117,7 @@ class Policy:
     work = memory.Workload(
       self.model,
       self._mesh_shape,
-      train_rows=c.optim.microbatch,
+      train_rows=c.optim.microbatch_rows,
       train_length=c.optim.row_tokens,
       chunk=self._chunk,
       cache_rows=plan.slots * hosts.count(),
@@ -138,22 +137,7 @@ class Policy:
   @property
   def has_critic(self) -> bool:
     """Whether the config's estimator needs one."""
-    return self.config.algo.estimator == critic_lib.ESTIMATOR
-
-  def _check_rows(self) -> None:
-    """Refuses rows that could not be split, and would be computed N times."""
-    c, shape = self.config, self._mesh_shape
-    ways = shape['data'] * shape['fsdp']
-    slots = c.rollout.slots or c.rollout.rows
-    for field, rows in (
-      ('optim.microbatch', c.optim.microbatch),
-      ('rollout.slots (or rows)', slots),
-    ):
-      if rows % ways:
-        raise types.ConfigError(
-          f'{field} is {rows}; expected a multiple of the {ways} devices along '
-          f'mesh.data and mesh.fsdp, such as {-(-rows // ways) * ways}.'
-        )
+    return self.config.algo.estimator == PPO
 
   @property
   def _mesh_shape(self) -> dict[str, int]:

@@ -3,22 +3,18 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
-import math
-import operator
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-import ml_collections
 import numpy as np
 
 from hgpo_jax import types
+from hgpo_jax.config import Config
 from hgpo_jax.multihost import exchange, hosts
 from hgpo_jax.rollout import episodes
 from hgpo_jax.rollout.codec import Codec
 from hgpo_jax.rollout.player import Player
 from hgpo_jax.sampler.sampling import Sampling
-from hgpo_jax.train import build as model_lib
 from hgpo_jax.train import evaluate, learner, rewards, selection, tasks
 from hgpo_jax.train import policy as policy_lib
 from hgpo_jax.train.policy import key_of
@@ -26,24 +22,6 @@ from hgpo_jax.train.policy import key_of
 # What keys are for, beside those of `policy`.
 ROLLOUT, EVALUATION, ORDER = range(1, 4)
 REFILL = 5
-# The smallest value of a field that works, and the largest.
-_RANGES = {
-  'iterations': (0, math.inf),
-  'env.history': (0, math.inf),
-  'rollout.groups': (1, math.inf),
-  'rollout.max_groups': (0, math.inf),
-  'rollout.group_size': (1, math.inf),
-  'rollout.rows': (1, math.inf),
-  'rollout.slots': (0, math.inf),
-  'rollout.workers': (0, math.inf),
-  'sampling.temperature': (0, math.inf),
-  'sampling.top_k': (0, math.inf),
-  'sampling.top_p': (0, 1),
-  'algo.gamma': (0, 1),
-  'optim.learning_rate': (0, math.inf),
-  'optim.epochs': (1, math.inf),
-  'optim.minibatch': (1, math.inf),
-}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -87,7 +65,7 @@ class Run:
       policy.model,
       policy.plan,
       episodes.Schedule(
-        episodes=hosts.portion(c.rollout.rows),
+        episodes=hosts.portion(c.rollout.episodes),
         workers=c.rollout.workers,
         lockstep=c.rollout.lockstep,
       ),
@@ -209,31 +187,7 @@ class Run:
     return results
 
 
-def check(config: ml_collections.ConfigDict) -> None:
-  """Refuses a config that cannot work, before anything is made.
-
-  Raises: ConfigError with the field, what it holds and what it may hold.
-  """
-  learner.check(config)
-  model_lib.check(config)
-  flat = config.to_dict()
-  for field, (least, most) in _RANGES.items():
-    value = functools.reduce(operator.getitem, field.split('.'), flat)
-    if not least <= value <= most:
-      wanted = f'at least {least}' if most == math.inf else f'{least} to {most}'
-      raise types.ConfigError(f'{field} is {value}; expected {wanted}.')
-  types.one_of('algo.reward', config.algo.reward, rewards.REWARDS)
-  c = config.rollout
-  if 0 < c.max_groups < c.groups:
-    raise types.ConfigError(
-      f'rollout.max_groups is {c.max_groups}; expected 0 or at least '
-      f'rollout.groups={c.groups}.'
-    )
-
-
-def check_games(
-  config: ml_collections.ConfigDict, environments: Environments
-) -> None:
+def check_games(config: Config, environments: Environments) -> None:
   """Refuses splits that the world does not have, before anything is played.
 
   Raises: ConfigError that names the split; what the world itself raises.

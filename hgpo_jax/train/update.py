@@ -14,13 +14,11 @@ import optax
 from jax import Array
 
 from hgpo_jax import types
+from hgpo_jax.config import Loss
 from hgpo_jax.losses import SURROGATES, aggregate, kl, policy
 from hgpo_jax.model import lora
 from hgpo_jax.model.sharding import constrain
 from hgpo_jax.sampler import scoring
-
-# Options of the clipped surrogate: fields of `loss` itself.
-_CLIPPED = ('clip_low', 'clip_high', 'dual_clip')
 
 # params, rows -> log-probs and entropy, each `[B, Q]`.
 ScoreFn = Callable[[Any, types.Packed], scoring.Scores]
@@ -106,33 +104,15 @@ class PolicyLoss:
     }
 
 
-def make_policy_loss(config: Any) -> PolicyLoss:
+def make_policy_loss(config: Loss) -> PolicyLoss:
   """Builds the loss that an experiment's `loss` section describes."""
-  name = config.surrogate
-  clipped = {n: config[n] for n in _CLIPPED}
-  options = clipped if name == 'clipped' else dict(config.get(name, {}))
   return PolicyLoss(
-    surrogate=functools.partial(SURROGATES[name], **options),
+    surrogate=functools.partial(SURROGATES[config.surrogate], **config.chosen),
     kl_coef=config.kl_coef,
     kl=config.kl,
     entropy_coef=config.entropy_coef,
     aggregation=config.aggregation,
   )
-
-
-def check_loss(config: Any) -> None:
-  """Refuses names and options of a `loss` section that nothing knows.
-
-  Raises: ConfigError with the field, what it holds and what it may hold.
-  """
-  types.one_of('loss.surrogate', config.surrogate, SURROGATES)
-  types.one_of('loss.kl', config.kl, kl.ESTIMATORS)
-  types.one_of('loss.aggregation', config.aggregation, aggregate.AGGREGATES)
-  real: Any = jax.ShapeDtypeStruct((2, 3), jnp.float32)
-  try:
-    jax.eval_shape(make_policy_loss(config).surrogate, real, real, real, real)
-  except (TypeError, ValueError) as error:
-    raise types.ConfigError(f'loss.{config.surrogate}: {error}') from error
 
 
 @dataclasses.dataclass(frozen=True)

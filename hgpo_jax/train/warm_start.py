@@ -10,10 +10,11 @@ from collections.abc import Iterable, Iterator
 from typing import Any
 
 import jax
-import ml_collections
 import tqdm
 
+from hgpo_jax import config as config_lib
 from hgpo_jax import types
+from hgpo_jax.config import Config
 from hgpo_jax.model import tokenizer as tokenizer_lib
 from hgpo_jax.multihost import hosts
 from hgpo_jax.train import build as model_lib
@@ -23,7 +24,7 @@ from hgpo_jax.train.run import Environments, Run
 
 
 def warm_start(
-  config: ml_collections.ConfigDict,
+  config: Config,
   environments: Environments,
   folder: pathlib.Path,
 ) -> tuple[Run, Any]:
@@ -44,6 +45,10 @@ def warm_start(
   cache = cloning.cache_folder(
     folder.parent / 'cache', _settings(config, environments)
   )
+  # A resumed run may have moved, or be packed otherwise.
+  key = cloning.cache_folder(
+    folder, _settings(config, environments, identity=True)
+  ).name
   # Only the first one looks: a network file system would remember for the
   # others that there is nothing, after it was made.
   has_own, cached = (
@@ -58,11 +63,11 @@ def warm_start(
       with _made_at_once(cache) as scratch:
         _make_warm_start(config, environments, scratch)
         if hosts.is_first():
-          (scratch / 'key').write_text(cache.name)
+          (scratch / 'key').write_text(key)
     with _made_at_once(own) as scratch:
       if hosts.is_first():
         shutil.copytree(cache, scratch, dirs_exist_ok=True)
-  if (own / 'key').read_text() != cache.name:
+  if (own / 'key').read_text() != key:
     raise checkpoint.CheckpointError(
       f'{own} was made with other settings of env, policy, warmstart or the '
       'template. Give them their old values, or another run_dir.'
@@ -90,7 +95,7 @@ def _named(own: pathlib.Path, cache: pathlib.Path) -> Iterator[None]:
 
 
 def _make_warm_start(
-  config: ml_collections.ConfigDict,
+  config: Config,
   environments: Environments,
   folder: pathlib.Path,
 ) -> None:
@@ -111,7 +116,7 @@ def _make_warm_start(
 
 
 def make_tokenizer(
-  config: ml_collections.ConfigDict, found: Iterable[list[cloning.Example]]
+  config: Config, found: Iterable[list[cloning.Example]]
 ) -> Any:
   """Loads the tokenizer that the config names, or builds one from examples."""
   given = model_lib.tokenizer_folder(config.policy)
@@ -147,7 +152,7 @@ def _made_at_once(folder: pathlib.Path) -> Iterator[pathlib.Path]:
 
 
 def expert_examples(
-  config: ml_collections.ConfigDict, environments: Environments
+  config: Config, environments: Environments
 ) -> Iterable[list[cloning.Example]]:
   """Yields the expert's episodes, in words."""
   c = config.warmstart
@@ -198,7 +203,7 @@ def _clone(run: Run, params: Any, found: list[list[cloning.Example]]) -> Any:
     run.policy.score(1.0, run.policy.base),
     shapes=run.policy.shapes,
     epochs=c.warmstart.epochs,
-    minibatch=c.warmstart.minibatch,
+    minibatch=c.warmstart.minibatch_turns,
     learning_rate=c.warmstart.learning_rate,
     seed=c.seed,
     report=report,
@@ -209,23 +214,11 @@ def _clone(run: Run, params: Any, found: list[list[cloning.Example]]) -> Any:
 
 
 def _settings(
-  config: ml_collections.ConfigDict, environments: Environments
+  config: Config, environments: Environments, *, identity: bool = False
 ) -> dict[str, Any]:
-  """What a warm start depends on, as JSON."""
-  c = config
-  settings = {n: c[n].to_dict() for n in ('env', 'policy', 'warmstart')}
-  for field in ('template', 'template_file', *checkpoint.PLACES):
-    del settings['env'][field]
-  # Adapters come after it; these change rounding, speed and memory alone.
-  for field in ('lora', 'cache_dtype', 'remat', 'attention'):
-    del settings['policy'][field]
-  shapes = ('max_reply', 'choice_buckets')
-  rows = ('row_tokens', 'row_replies', 'row_turns', 'microbatch')
+  """What a warm start depends on, as JSON; see `warm_start_fields`."""
   return {
-    **settings,
-    'seed': c.seed,
+    **config_lib.warm_start_fields(config, identity=identity),
     'words': environments.words,
-    'sampling': {name: c.sampling[name] for name in shapes},
-    'optim': {name: c.optim[name] for name in rows},
-    **model_lib.fingerprints(c.policy),
+    **model_lib.fingerprints(config.policy),
   }

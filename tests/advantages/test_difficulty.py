@@ -12,8 +12,8 @@ from hgpo_jax.losses import copo as copo_loss
 from hgpo_jax.losses import policy
 from tests import workloads
 
-bnpo = jax.jit(difficulty.bnpo)
-a_grae = jax.jit(difficulty.a_grae)
+bnpo = functools.partial(jax.jit(difficulty.bnpo), max_return=1.0)
+a_grae = functools.partial(jax.jit(difficulty.a_grae), max_return=1.0)
 
 
 @jax.jit

@@ -11,8 +11,8 @@ import pytest
 from envs import checker, registry
 from envs.base import Task, UnknownTask
 from envs.serving import client, local
-from experiments.configs import alfworld_tiny
-from hgpo_jax.train import loop, run
+from experiments.configs import alfworld_tiny, base
+from hgpo_jax.train import config_checks, loop
 from tests.runs import records
 from tests.serving import check_remote
 
@@ -35,7 +35,7 @@ def installed(tmp_path, monkeypatch):
 def config():
   import countdown_config
 
-  return countdown_config.get_config()
+  return base.freeze(countdown_config.get_config())
 
 
 def test_it_keeps_the_contract_and_its_expert_wins(installed):
@@ -59,7 +59,7 @@ def test_it_is_served_by_its_name(installed):
 
 def test_its_config_suits_it(installed):
   c = config()
-  run.check(c)
+  config_checks.check(c)
   with loop.open_environments(c) as environments:
     steps = environments.step_envs(dict(enumerate(TASKS)))
     assert {step.observation for step in steps.values()} == {

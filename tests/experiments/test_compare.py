@@ -17,8 +17,9 @@ from envs.base import Task
 from experiments import bootstrap, folders, reported
 from experiments.comparison import gather, planned, plots, report, results
 from experiments.comparison.tables import verdict
-from experiments.configs import compare
-from hgpo_jax.train import checkpoint, evaluate
+from experiments.configs import base, compare
+from hgpo_jax import config as config_lib
+from hgpo_jax.train import evaluate
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 FILE = str(ROOT / 'experiments' / 'configs' / 'compare.py')
@@ -135,12 +136,14 @@ def save_config(planned_run, **changes):
 
 
 def test_methods_differ_in_their_overrides_alone():
-  base = compare.get_config('hgpo_k2').to_dict()
+  main = compare.get_config('hgpo_k2').to_dict()
   for name, method in compare.METHODS.items():
     config = compare.get_config(name).to_dict()
     changed = {
       text.split(':')[0]
-      for text in checkpoint.config_differences(base, config, ())
+      for text in config_lib.differences(
+        main, config, lambda _: True, base.DEFAULT
+      )
     }
     assert changed <= method.overrides.keys()
   assert set(compare.MAIN) <= set(compare.METHODS)

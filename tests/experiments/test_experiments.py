@@ -11,7 +11,6 @@ import pytest
 
 from envs import registry
 from experiments.configs import alfworld, alfworld_tiny, base, toy
-from hgpo_jax.train import checkpoint
 from tests.alfworld_data import need_package, unpack_released
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
@@ -36,11 +35,11 @@ def test_configs_hold_the_fields_of_base_and_are_json(module):
   fields = base.get_config().to_dict()
   config = module.get_config().to_dict()
   json.dumps(config)
-  assert checkpoint.config_differences(
-    {k: sorted(v) if isinstance(v, dict) else 0 for k, v in fields.items()},
-    {k: sorted(v) if isinstance(v, dict) else 0 for k, v in config.items()},
-    free=(),
-  ) == []  # fmt: skip
+  shapes = [
+    {k: sorted(v) if isinstance(v, dict) else 0 for k, v in c.items()}
+    for c in (fields, config)
+  ]
+  assert shapes[0] == shapes[1]
 
 
 @pytest.mark.parametrize('world', registry.WORLDS)
@@ -53,7 +52,10 @@ def test_a_world_without_options_is_that_of_base(world):
 @pytest.mark.parametrize(
   'flags, match',
   [
-    (['--config.optim.learning_rat=1'], 'Did you mean "learning_rate"'),
+    (
+      ['--config.optim.learning_rat=1'],
+      "'optim.learning_rat'; did you mean optim.learning_rate",
+    ),
     (['--config=nowhere.py'], "No such file or directory: 'nowhere.py'"),
   ],
 )

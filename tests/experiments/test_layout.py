@@ -100,7 +100,7 @@ def test_a_changed_run_is_marked_and_a_copy_refused(tmp_path):
   final = {SEEN: {'0.4': result([0.5])}}
   name = 'hgpo-alfworld-1.5b-k4-alpha2'
   changes = {'policy__checkpoint': 'own', 'iterations': 3}
-  free = {'mesh__fsdp': 2, 'rollout__slots': 4, 'env__servers': 1}
+  free = {'mesh__fsdp': 2, 'rollout__decode_rows': 4, 'env__servers': 1}
   write(tmp_path / 'a', name, final, **changes, **free)
   runs = finished.gather(tmp_path)
   assert finished.changes(runs[0]) == [

@@ -198,7 +198,7 @@ iterations = 6
 warmstart.games = 60
 eval.games = 32
 rollout.groups = 4
-rollout.rows = 32
+rollout.episodes = 32
 [axes]
 seed = [0, 1]
 [axes.method]

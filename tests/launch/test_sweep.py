@@ -100,7 +100,7 @@ def test_the_papers_sweep_suits_its_worlds_and_devices():
   for job in (job for job in jobs if '-k4' in job.name):
     config = sweep.load(job)
     world = config.env.world
-    assert registry.make_world(world, config.env[world].to_dict())
+    assert registry.make_world(world, config.env.chosen)
   small = {**job.overrides, 'mesh.device_gib': 1.0}
   with pytest.raises(ConfigError, match='1.000 GiB'):
     sweep.load(dataclasses.replace(job, overrides=small))
@@ -132,8 +132,11 @@ def test_sweeps_of_the_repository_suit_their_back_ends(path):
     ('[axes]\nseed = [1, 1]', "several runs are called 'seed1'"),
     ("[axes]\nsize = ['a/b']", 'as it names a folder'),
     ("[axes]\nseed = [1]\n[set]\nrun_dir = 'x'", 'sets run_dir'),
-    ('[axes]\nseed = [1]\n[set]\nalgo.gama = 1', "no field 'algo.gama'"),
-    ('[axes]\nseed = [1]\n[set]\nalgo = 1', "no field 'algo'"),
+    (
+      '[axes]\nseed = [1]\n[set]\nalgo.gama = 1',
+      "'algo.gama'; did you mean algo.gamma",
+    ),
+    ('[axes]\nseed = [1]\n[set]\nalgo = 1', "no field is called 'algo'"),
     ("[axes]\nseed = ['one']", "seed = 'one'"),
     ("[axes]\nmethod = ['gpo']", 'algo.estimator'),
     ('hosts = 0\n[axes]\nseed = [1]', 'hosts is 0; expected at least 1'),

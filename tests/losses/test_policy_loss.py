@@ -11,15 +11,16 @@ from experiments.configs import base
 from hgpo_jax import types
 from hgpo_jax.losses import SURROGATES, aggregate
 from hgpo_jax.sampler import scoring
-from hgpo_jax.train import update
+from hgpo_jax.train import config_checks, update
 
 ROWS, LENGTH = 6, 4
 
 
 def loss_config(**changes):
-  c = base.get_config().loss
-  c.update(changes)
-  return c
+  c = base.get_config()
+  c.mesh.fsdp = 1
+  c.loss.update(changes)
+  return base.freeze(c)
 
 
 def batch(seed=0):
@@ -32,7 +33,8 @@ def batch(seed=0):
 
 def apply(config):
   """The loss of a batch and of its halves, over the counts of all of it."""
-  update.check_loss(config)
+  config_checks.check(config)
+  config = config.loss
   loss, (new, old, advantages, mask) = update.make_policy_loss(config), batch()
   over = update.Denominators(
     loss=aggregate.AGGREGATES[config.aggregation].count(mask),
@@ -82,11 +84,11 @@ def test_options_reach_the_surrogate():
 )
 def test_what_cannot_work_is_refused_at_start_up(changes, message):
   with pytest.raises(types.ConfigError, match=message):
-    update.check_loss(loss_config(**changes))
+    config_checks.check(loss_config(**changes))
 
 
 def test_an_option_that_the_surrogate_does_not_have_is_refused():
-  config = loss_config(surrogate='gspo').unlock()
-  config.gspo.dual_clip = 3.0
-  with pytest.raises(types.ConfigError, match='loss.gspo: .*dual_clip'):
-    update.check_loss(config)
+  config = base.get_config().unlock()
+  config.loss.gspo.dual_clip = 3.0
+  with pytest.raises(types.ConfigError, match="'loss.gspo.dual_clip'"):
+    base.freeze(config)

@@ -1,11 +1,12 @@
 """SIGTERM: what was being played is given up, nothing that was learned is."""
 
+import dataclasses
 import os
 import signal
 
 import pytest
 
-from experiments.configs import toy
+from experiments.configs import base, toy
 from hgpo_jax.multihost import exchange, stopping
 from hgpo_jax.train import loop
 from tests.runs import records
@@ -13,11 +14,12 @@ from tests.runs import records
 STEPS = 3
 
 
-def config():
+def config(**evaluation):
   c = toy.get_config().unlock()
   c.iterations, c.eval.games, c.checkpoint.every = STEPS, -1, 0
-  c.rollout.update(groups=2, group_size=4, rows=8, lockstep=True)
-  return c
+  c.rollout.update(groups=2, group_size=4, episodes=8, lockstep=True)
+  c.eval.update(evaluation)
+  return base.freeze(c)
 
 
 def test_a_run_that_was_told_to_stop_goes_on_as_if_it_had_not(
@@ -44,8 +46,7 @@ def test_a_run_that_was_told_to_stop_goes_on_as_if_it_had_not(
 def test_a_run_that_was_stopped_while_it_was_evaluated_misses_nothing(
   tmp_path, monkeypatch
 ):
-  c = config()
-  c.iterations, c.eval.games, c.eval.every = 2, 4, 1
+  c = dataclasses.replace(config(games=4, every=1), iterations=2)
   loop.train(c, tmp_path / 'whole')
   evaluate = loop.run_lib.Run.evaluate
   calls = []

@@ -80,16 +80,6 @@ def test_nothing_there(store):
     store.restore(state(), 0)
 
 
-def test_config_differences_name_fields_and_spare_free_ones():
-  saved = {'iterations': 1, 'optim': {'lr': 0.1, 'b': (1, 2)}, 'seed': 0}
-  given = {'iterations': 2, 'optim': {'lr': 0.2, 'b': [1, 2]}, 'new': 1}
-  assert checkpoint.config_differences(saved, given) == [
-    "new: 'absent' -> 1",
-    'optim.lr: 0.1 -> 0.2',
-    "seed: 0 -> 'absent'",
-  ]
-
-
 def test_what_was_read_is_compared_with_what_was_saved(store, monkeypatch):
   """Files that are whole, and hold something else."""
   store.save(0, state(), {})

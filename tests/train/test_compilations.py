@@ -29,12 +29,13 @@ ROLLOUT = """
 import json, pathlib, sys
 from hgpo_jax.train.compilations import Compilations
 with Compilations() as compilations:  # from the process's start
-  from experiments.configs import alfworld_tiny
+  from experiments.configs import alfworld_tiny, base
   from hgpo_jax.train import loop, warm_start
   c = alfworld_tiny.get_config()
   c.env.alfworld.max_turns = int(sys.argv[1])
-  c.rollout.update(groups=2, group_size=4, rows=8, slots=8)
+  c.rollout.update(groups=2, group_size=4, episodes=8, decode_rows=8)
   c.warmstart.update(games=0, tokenizer_games=24)
+  c = base.freeze(c)
   with loop.open_environments(c) as environments:
     run, params = warm_start.warm_start(
       c, environments, pathlib.Path(sys.argv[2])

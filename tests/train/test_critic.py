@@ -8,7 +8,7 @@ import numpy as np
 import optax
 import pytest
 
-from experiments.configs import toy
+from experiments.configs import base, toy
 from hgpo_jax import types
 from hgpo_jax.model import qwen2, sharding, values
 from hgpo_jax.train import critic, packing, update
@@ -33,8 +33,8 @@ def config(**ppo):
   c.algo.estimator = 'ppo'
   c.algo.update(gamma=0.9, reward_scale=2.0, invalid_penalty=0.1)
   c.algo.ppo.update(lam=0.8, **ppo)
-  c.optim.minibatch = 64
-  return c
+  c.optim.minibatch_turns = 64
+  return base.freeze(c)
 
 
 @functools.cache
@@ -109,7 +109,7 @@ def slow_gae(table, made, level, bootstrap):
   return np.concatenate(advantages), np.concatenate(targets)
 
 
-LEARNERS = [{'level': level} for level in critic.LEVELS]
+LEARNERS = [{'level': level} for level in ('turn', 'token')]
 CUT_SHORT = {'level': 'turn', 'bootstrap_truncated': True}
 
 
@@ -163,7 +163,8 @@ def test_nothing_is_compiled_after_the_first_iteration():
 
 def test_a_group_estimator_has_no_critic():
   c = config()
-  c.algo.estimator = 'grpo'
+  algo = dataclasses.replace(c.algo, estimator='grpo')
+  c = dataclasses.replace(c, algo=algo)
   learner = Learner(c, workloads.bigram_score, SHAPES)
   assert learner.critic_optimizer is None
   lost = make_learner()

@@ -6,6 +6,7 @@ import jax
 import numpy as np
 import pytest
 
+from experiments.configs import base as base_lib
 from experiments.configs import toy
 from hgpo_jax import types
 from hgpo_jax.train import batching, packing, update
@@ -22,10 +23,10 @@ SHAPES = packing.Shapes(
 def make_learner(shapes=SHAPES, reference=None, epochs=1, **loss):
   c = toy.get_config().unlock()
   c.algo.estimator = 'grpo'  # one that compiles fast
-  c.optim.minibatch = 64
+  c.optim.minibatch_turns = 64
   c.optim.epochs = epochs
   c.loss.update(loss)
-  return Learner(c, workloads.bigram_score, shapes, reference)
+  return Learner(base_lib.freeze(c), workloads.bigram_score, shapes, reference)
 
 
 def episodes(seed):

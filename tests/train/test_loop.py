@@ -14,7 +14,7 @@ import jax
 import numpy as np
 import pytest
 
-from experiments.configs import toy
+from experiments.configs import base, toy
 from hgpo_jax.model import lora
 from hgpo_jax.train import checkpoint, loop, saved, warm_start
 from hgpo_jax.types import ConfigError
@@ -28,7 +28,7 @@ def config(**changes):
   c.update_from_flattened_dict(
     {name.replace('__', '.'): value for name, value in changes.items()}
   )
-  return c
+  return base.freeze(c)
 
 
 def results(folder):
@@ -188,7 +188,10 @@ def test_a_mistyped_name_lists_what_there_is(tmp_path):
     ({'loss__kl': 'k4'}, "loss.kl is 'k4'"),
     ({'loss__aggregation': 'sum'}, 'loss.aggregation'),
     ({'rollout__groups': 0}, 'rollout.groups is 0'),
-    ({'rollout__rows': 0, 'rollout__slots': 4}, 'rollout.rows is 0'),
+    (
+      {'rollout__episodes': 0, 'rollout__decode_rows': 4},
+      'rollout.episodes is 0',
+    ),
     ({'rollout__workers': -1}, 'rollout.workers is -1'),
   ):
     with pytest.raises(ConfigError, match=match):

@@ -11,12 +11,11 @@ import numpy as np
 import pytest
 
 from experiments import export
-from experiments.configs import toy
+from experiments.configs import base, toy
 from hgpo_jax import types
 from hgpo_jax.model import qwen2, weights
 from hgpo_jax.model import tokenizer as tokenizer_lib
-from hgpo_jax.train import build as model_lib
-from hgpo_jax.train import checkpoint, loop
+from hgpo_jax.train import checkpoint, config_checks, loop
 from hgpo_jax.train import policy as policy_lib
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
@@ -29,7 +28,7 @@ def config(**changes):
   c.update_from_flattened_dict(
     {name.replace('__', '.'): value for name, value in changes.items()}
   )
-  return c
+  return base.freeze(c)
 
 
 @pytest.fixture(scope='module')
@@ -54,8 +53,12 @@ def test_a_run_goes_out_to_a_folder_and_on_from_there(plain, tmp_path):
   assert like.vocab_size == policy.base.vocab_size
   read = weights.load(tmp_path / 'policy', like)
   jax.tree.map(np.testing.assert_array_equal, read, params)
-  further = config(policy__layers=0, policy__width=0, policy__ff_width=0)
-  further.policy.checkpoint = str(tmp_path / 'policy')
+  further = config(
+    policy__layers=0,
+    policy__width=0,
+    policy__ff_width=0,
+    policy__checkpoint=str(tmp_path / 'policy'),
+  )
   loop.train(further, tmp_path / 'runs' / 'further')
   own = tmp_path / 'runs' / 'further' / 'warm_start'
   assert not (own / 'params').exists()  # nothing was copied
@@ -69,7 +72,7 @@ def test_a_checkpoint_has_its_own_size(plain, tmp_path):
   export.export(plain, tmp_path / 'policy', dtype='float32')
   c = config(policy__checkpoint=str(tmp_path / 'policy'))
   with pytest.raises(types.ConfigError, match='policy.layers'):
-    model_lib.check(c)
+    config_checks.check(c)
 
 
 def records(folder):
@@ -149,11 +152,10 @@ def test_params_are_cast_once_for_sampling(plain):
 )
 def test_wrong_fields_are_named(field, value, match):
   with pytest.raises(types.ConfigError, match=match):
-    model_lib.check(config(**{field: value}))
+    config_checks.check(config(**{field: value}))
 
 
-def test_rows_must_be_split_over_the_devices(plain):
-  policy, _ = saved_params(plain)
-  c = config(mesh__fsdp=8, optim__microbatch=12)
+def test_rows_must_be_split_over_the_devices():
+  c = config(mesh__fsdp=8, optim__microbatch_rows=12)
   with pytest.raises(types.ConfigError, match='multiple of the 8 .* as 16'):
-    policy_lib.Policy(c, policy.tokenizer)
+    config_checks.check(c)

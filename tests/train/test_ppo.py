@@ -8,10 +8,16 @@ import jax
 import numpy as np
 import pytest
 
-from experiments.configs import toy
+from experiments.configs import base, toy
 from hgpo_jax import types
-from hgpo_jax.train import checkpoint, loop, packing, saved, warm_start
-from hgpo_jax.train import run as run_lib
+from hgpo_jax.train import (
+  checkpoint,
+  config_checks,
+  loop,
+  packing,
+  saved,
+  warm_start,
+)
 from hgpo_jax.train.compilations import Compilations
 from hgpo_jax.types import ConfigError
 from tests.runs import records
@@ -27,7 +33,7 @@ def config(**changes):
   c.update_from_flattened_dict(
     {name.replace('__', '.'): value for name, value in changes.items()}
   )
-  return c
+  return base.freeze(c)
 
 
 @pytest.fixture(scope='module')
@@ -143,14 +149,17 @@ def test_a_checkpoint_without_a_critic_is_as_it_always_was(tmp_path):
 
 def test_options_that_do_not_exist_are_refused():
   for changes, match in (
-    ({'algo__ppo__level': 'word'}, "algo.ppo: level is 'word'"),
-    ({'algo__ppo__lam': 1.5}, 'algo.ppo: lam is 1.5'),
-    ({'algo__ppo__value_clip': 0.0}, 'algo.ppo: value_clip is 0.0'),
-    ({'algo__ppo__critic_warmup': -1}, 'algo.ppo: critic_warmup is -1'),
-    ({'algo__ppo__lambda': 1.0}, 'algo.ppo: .*lambda'),
+    ({'algo__ppo__level': 'word'}, "algo.ppo.level is 'word'"),
+    ({'algo__ppo__lam': 1.5}, 'algo.ppo.lam is 1.5'),
+    ({'algo__ppo__value_clip': 0.0}, 'algo.ppo.value_clip is 0.0'),
+    ({'algo__ppo__critic_warmup': -1}, 'algo.ppo.critic_warmup is -1'),
+    (
+      {'algo__ppo__lambda': 1.0},
+      "'algo.ppo.lambda'; did you mean algo.ppo",
+    ),
   ):
     with pytest.raises(ConfigError, match=match):
-      run_lib.check(config(**changes))
+      config_checks.check(config(**changes))
 
 
 def whole_and_resumed(folder, back, **changes):

@@ -7,7 +7,7 @@ import jax
 import numpy as np
 import pytest
 
-from experiments.configs import toy
+from experiments.configs import base, toy
 from hgpo_jax.train import batching, checkpoint, loop, warm_start
 from hgpo_jax.train import policy as policy_lib
 from hgpo_jax.train import run as run_lib
@@ -19,7 +19,7 @@ def config(**changes):
   c.update_from_flattened_dict(
     {name.replace('__', '.'): value for name, value in changes.items()}
   )
-  return c
+  return base.freeze(c)
 
 
 def start(folder, **changes):
@@ -31,7 +31,7 @@ def start(folder, **changes):
 CLONED = {
   'warmstart__games': 60,
   'warmstart__epochs': 12,
-  'warmstart__minibatch': 32,
+  'warmstart__minibatch_turns': 32,
   'warmstart__learning_rate': 1e-2,
 }
 

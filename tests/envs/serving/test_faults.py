@@ -11,7 +11,7 @@ import pytest
 from envs import inline, registry
 from envs.base import Task
 from envs.serving import client, fleet
-from experiments.configs import alfworld_tiny
+from experiments.configs import alfworld_tiny, base
 from hgpo_jax.multihost import exchange
 from hgpo_jax.train import loop, warm_start
 from hgpo_jax.train import run as run_lib
@@ -97,14 +97,17 @@ def test_a_policy_among_faults_says_the_same(tmp_path):
   """The embedded default's, in lockstep: every byte of its episodes."""
   c = alfworld_tiny.get_config().unlock()
   c.warmstart.update(games=60, tokenizer_games=60)
-  c.rollout.update(groups=8, group_size=8, rows=64, slots=64, lockstep=True)
+  c.rollout.update(groups=8, group_size=8, lockstep=True)
+  c.rollout.update(episodes=64, decode_rows=64)
   c.env.update(timeout=1.0, patience=60.0)
+  c = base.freeze(c)
   with loop.open_environments(c) as environments:
     run, params = warm_start.warm_start(c, environments, tmp_path / 'run')
     expected = run.rollout(params, 0)
   kinds, calls = itertools.cycle(chaos.FAULTS), itertools.count()
-  with chaos.Chaos(4, WORLD, c.env.alfworld.to_dict()) as world:
-    c.env.addresses = world.addresses
+  with chaos.Chaos(4, WORLD, c.env.chosen) as world:
+    env = dataclasses.replace(c.env, addresses=tuple(world.addresses))
+    c = dataclasses.replace(c, env=env)
     with loop.open_environments(c) as environments:
 
       def struck(requests):

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from envs.serving import fleet
-from experiments.configs import toy
+from experiments.configs import base, toy
 from hgpo_jax.train import loop
 from tests import chaos
 from tests.runs import records
@@ -16,9 +16,9 @@ STEPS = 4
 def config(addresses=(), **env):
   c = toy.get_config().unlock()
   c.iterations, c.eval.games, c.checkpoint.every = STEPS, -1, 0
-  c.rollout.update(groups=2, group_size=4, rows=8, lockstep=True)
+  c.rollout.update(groups=2, group_size=4, episodes=8, lockstep=True)
   c.env.update(addresses=addresses, timeout=20.0, patience=2.0, **env)
-  return c
+  return base.freeze(c)
 
 
 def faults(folder):

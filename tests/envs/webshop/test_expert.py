@@ -18,7 +18,7 @@ from envs.webshop.expert import Expert, picks
 from envs.webshop.queries import queries
 from experiments.configs import base, webshop_tiny
 from hgpo_jax.model import tokenizer as tokenizer_lib
-from hgpo_jax.train import checkpoint, cloning, loop
+from hgpo_jax.train import cloning, loop
 from tests import webshop_data
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -249,7 +249,7 @@ def test_the_config_holds_the_fields_of_base(config):
     {k: sorted(v) if isinstance(v, dict) else 0 for k, v in c.items()}
     for c in (fields, config.to_dict())
   ]
-  assert checkpoint.config_differences(*shapes, free=()) == []
+  assert shapes[0] == shapes[1]
   assert set(fields['env']['webshop']) == set(config.env.webshop)
 
 
@@ -258,7 +258,7 @@ def test_two_iterations_of_the_config(config, tmp_path):
   c = config.copy_and_resolve_references().unlock()
   c.iterations, c.warmstart.games, c.eval.games = 2, 60, 8
   folder = tmp_path / 'run'
-  summary = loop.train(c, folder)
+  summary = loop.train(base.freeze(c), folder)
   result = summary['final']['test']['0.4']
   assert result['games'] == 8
   assert result['success'] <= result['task_score'] <= 1

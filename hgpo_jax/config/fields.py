@@ -1,0 +1,321 @@
+"""What a field of a config is, and sections that are read off signatures.
+
+A section is a frozen dataclass whose fields come from `field`, so that value,
+type, unit, meaning and kind of a field stand in one place. A field
+`options` of a section is a mapping name -> section; its sections stand in the
+dotted names, and in JSON, as if they were fields of the section itself.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import inspect
+import re
+import types
+import typing
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, ClassVar, Literal, Protocol, TypeGuard, TypeVar
+
+from hgpo_jax.types import ConfigError
+
+# What another value of a field means: another run; another speed, or rounding;
+# another place where the run is, or writes.
+Kind = Literal['identity', 'speed', 'place']
+# What else holds of a field, beside its kind:
+#   grows: a run may be resumed with another value, and is another run then;
+#   per_process: each process of a run may have its own;
+#   warm_start: the warm start depends on it;
+#   budget: runs with other values are not compared.
+Mark = Literal['grows', 'per_process', 'warm_start', 'budget']
+
+
+Value = Any  # a plain value: bool, number, text, or a tuple of them
+Hint = Any  # what an annotation may be, which `typing` has no name for
+
+
+class Section(Protocol):
+  """Any dataclass, as `dataclasses.fields` wants it."""
+
+  __dataclass_fields__: ClassVar[dict[str, dataclasses.Field[Any]]]
+
+
+T = TypeVar('T', bound=Section)
+
+
+def _is_section(value: object) -> TypeGuard[Section]:
+  return dataclasses.is_dataclass(value)
+
+
+@dataclasses.dataclass(frozen=True)
+class About:
+  """What is known of a field beside its type and its default.
+
+  Attributes:
+    doc: one line.
+    kind: see `Kind`.
+    marks: see `Mark`.
+    unit: of the number; '' for names, switches and ratios.
+    least, most: bounds of the number, both allowed.
+    choices: the names that it may hold; empty where any will do.
+    axis: what sweeps call it; '' where it is none of their axes.
+  """
+
+  doc: str
+  kind: Kind = 'identity'
+  marks: tuple[Mark, ...] = ()
+  unit: str = ''
+  least: float | None = None
+  most: float | None = None
+  choices: tuple[str, ...] = ()
+  axis: str = ''
+
+
+def field(default: Value, doc: str, **about: Value) -> Any:
+  """A field of a section; see `About`."""
+  return dataclasses.field(
+    default=default, metadata={'about': About(doc, **about)}
+  )
+
+
+def section(cls: type) -> Any:
+  """A field that is a section of its own."""
+  return dataclasses.field(default_factory=cls)
+
+
+def default_of(
+  fn: Callable[..., Any], name: str, doc: str, **about: Value
+) -> Any:
+  """A field whose default is that of an argument of `fn`."""
+  return field(inspect.signature(fn).parameters[name].default, doc, **about)
+
+
+@dataclasses.dataclass(frozen=True)
+class Leaf:
+  """A field of a whole config, with its value.
+
+  Attributes:
+    name: dotted, as flags give it.
+    value, default: what it holds, and what it holds unless told otherwise.
+    hint: its type.
+    about: its meaning.
+  """
+
+  name: str
+  value: Value
+  default: Value
+  hint: Hint
+  about: About
+
+
+def leaves(config: Section, prefix: str = '') -> Iterator[Leaf]:
+  """Walks through all fields of a section, and of those below it."""
+  hints = _hints(type(config))
+  for f in dataclasses.fields(config):
+    value = getattr(config, f.name)
+    if _is_section(value):
+      yield from leaves(value, f'{prefix}{f.name}.')
+    elif f.name == 'options':
+      for name, options in value.items():
+        yield from leaves(options, f'{prefix}{name}.')
+    else:
+      about = f.metadata['about']
+      yield Leaf(f'{prefix}{f.name}', value, f.default, hints[f.name], about)
+
+
+def to_dict(config: Section) -> dict[str, Any]:
+  """A section as nested dicts of plain values."""
+  tree: dict[str, Any] = {}
+  for f in dataclasses.fields(config):
+    value = getattr(config, f.name)
+    if f.name == 'options':
+      tree |= {name: to_dict(options) for name, options in value.items()}
+    else:
+      tree[f.name] = to_dict(value) if _is_section(value) else value
+  return tree
+
+
+def filled(like: T, tree: Mapping[str, Any]) -> T:
+  """A config like `like`, with the values of nested dicts put in.
+
+  Raises: ConfigError with a line for each name that there is no field of, and
+    each value of another type.
+  """
+  wrong: list[str] = []
+  known = [leaf.name for leaf in leaves(like)]
+  made = _filled(like, tree, '', known, wrong)
+  if wrong:
+    raise ConfigError('\n'.join(wrong))
+  return made
+
+
+def _filled(
+  like: Section,
+  tree: Mapping[str, Any],
+  prefix: str,
+  known: Sequence[str],
+  wrong: list[str],
+) -> Any:
+  hints = _hints(type(like))
+  changes: dict[str, Any] = {}
+  options = dict(getattr(like, 'options', {}))
+  for key, value in tree.items():
+    name = prefix + key
+    below = options.get(key) if key in options else getattr(like, key, None)
+    if key not in options and (key not in hints or key == 'options'):
+      wrong.append(unknown(name, known))
+    elif not _is_section(below):
+      try:
+        changes[key] = converted(value, hints[key])
+      except TypeError as error:
+        wrong.append(f'{name} is {value!r}; expected {error}.')
+    elif not isinstance(value, Mapping):
+      wrong.append(f'{name} is {value!r}; expected the fields of a section.')
+    else:
+      made = _filled(below, value, f'{name}.', known, wrong)
+      if key in options:
+        options[key] = made
+      else:
+        changes[key] = made
+  if options:
+    changes['options'] = types.MappingProxyType(options)
+  return dataclasses.replace(like, **changes)
+
+
+def unknown(name: str, known: Sequence[str]) -> str:
+  """Says that no field has a name, and which names are near it."""
+  last = name.rpartition('.')[2]
+  near = difflib.get_close_matches(name, known, n=3, cutoff=0.7)
+  same = [other for other in known if other.rpartition('.')[2] == last]
+  near = list(dict.fromkeys([*near, *same]))[:3]
+  hint = f'; did you mean {", ".join(near)}?' if near else '.'
+  return f'no field is called {name!r}{hint}'
+
+
+def converted(value: Value, hint: Hint) -> Value:
+  """A value as its type has it: tuples for lists, floats for whole numbers.
+
+  Raises: TypeError that says what was expected.
+  """
+  origin: Hint = typing.get_origin(hint)
+  args = typing.get_args(hint)
+  if hint is Any:
+    return tuple(value) if isinstance(value, list) else value
+  if origin is typing.Annotated:
+    return converted(value, args[0])
+  if origin in (types.UnionType, typing.Union):
+    if value is None and type(None) in args:
+      return None
+    return converted(value, next(a for a in args if a is not type(None)))
+  if origin is Literal:
+    return converted(value, type(args[0]))
+  if origin is not None and issubclass(origin, Sequence):
+    if isinstance(value, (list, tuple)):
+      return tuple(converted(x, args[0]) for x in value)
+    raise TypeError(f'a tuple, such as ({value!r},)')
+  number = isinstance(value, (int, float)) and not isinstance(value, bool)
+  if hint is float and number:
+    return float(value)
+  if isinstance(value, hint) and (number or hint not in (int, float)):
+    return value
+  raise TypeError(f'a value of type {hint.__name__}')
+
+
+def type_name(hint: Hint) -> str:
+  """A type as people write it."""
+  args = typing.get_args(hint)
+  if typing.get_origin(hint) is typing.Annotated:
+    return type_name(args[0])
+  if typing.get_origin(hint) is Literal:
+    return ' | '.join(map(repr, args))
+  if isinstance(hint, type) and not args:
+    return hint.__name__
+  return str(hint).replace('collections.abc.', '').replace('typing.', '')
+
+
+def problems(config: Section) -> Iterator[str]:
+  """Says which fields hold a value that they may not, each for itself."""
+  for leaf in leaves(config):
+    about, value = leaf.about, leaf.value
+    least, most = about.least, about.most
+    choices = about.choices or (
+      typing.get_args(leaf.hint)
+      if typing.get_origin(leaf.hint) is Literal
+      else ()
+    )
+    said = f'{leaf.name} is {value!r}; expected '
+    if choices and value not in choices:
+      yield f'{said}one of {sorted(choices)}.'
+    elif least is not None and not value >= least:
+      yield said + (
+        f'at least {least}.' if most is None else f'{least} to {most}.'
+      )
+    elif most is not None and not value <= most:
+      yield said + (
+        f'at most {most}.' if least is None else f'{least} to {most}.'
+      )
+
+
+def options_of(
+  fn: Callable[..., Any],
+  name: str = '',
+  marks: tuple[Mark, ...] = (),
+  **more: dataclasses.Field[Any],
+) -> type:
+  """A section that holds the options of a function, or of a class.
+
+  Args:
+    fn: its arguments that have a default are the options. A type may be
+      `Annotated[..., kind]`.
+    name: of the section; the function's by default.
+    marks: of all of them.
+    more: fields that the function has not, or that others than its default
+      are the default of.
+  """
+  target: Hint = fn  # a function, or the class whose arguments are __init__'s
+  if isinstance(target, type):
+    target = target.__init__  # type: ignore[misc]
+  docs, hints = _documented(inspect.getdoc(target) or ''), _hints(target)
+  fields: dict[str, tuple[Any, Any]] = {}
+  for p in inspect.signature(fn).parameters.values():
+    if p.default is p.empty or p.name in more:
+      continue
+    hint = hints.get(p.name, type(p.default))
+    kind = getattr(hint, '__metadata__', ('identity',))[0]
+    fields[p.name] = (
+      hint,
+      field(
+        p.default,
+        docs.get(p.name, ''),
+        kind=kind,
+        marks=() if kind == 'speed' else marks,
+      ),
+    )
+  for key, own in more.items():
+    fields[key] = type(own.default), own
+  return dataclasses.make_dataclass(
+    name or fn.__name__,
+    [(key, hint, own) for key, (hint, own) in fields.items()],
+    frozen=True,
+  )
+
+
+def _documented(text: str) -> dict[str, str]:
+  """The first sentence of each of the `Args:` of a docstring, by name."""
+  args = re.search(r'^Args:(.*?)(?=^\S|\Z)', text, re.S | re.M)
+  found: dict[str, str] = {}
+  for names, doc in re.findall(
+    r'^ {2}(\w[\w, ]*): (.*?)(?=^ {2}\w|\Z)',
+    args[1] if args else '',
+    re.S | re.M,
+  ):
+    line = ' '.join(doc.split()).partition('. ')[0].rstrip('.')
+    found |= dict.fromkeys(names.split(', '), line)
+  return found
+
+
+def _hints(of: Hint) -> dict[str, Any]:
+  try:
+    return typing.get_type_hints(of, include_extras=True)
+  except NameError:  # a name that is known to type checkers alone
+    return {}

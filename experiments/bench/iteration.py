@@ -26,10 +26,12 @@ from experiments.bench import harness
 from experiments.configs import alfworld_qwen
 from hgpo_jax.model import qwen2, weights
 from hgpo_jax.model import tokenizer as tokenizer_lib
+from hgpo_jax.rollout.environments import Environments
 from hgpo_jax.train import build as model_lib
-from hgpo_jax.train import loop, warm_start
+from hgpo_jax.train import learner as learner_lib
 from hgpo_jax.train import policy as policy_lib
-from hgpo_jax.train import run as run_lib
+from hgpo_jax.train import warm_start, worlds
+from hgpo_jax.train.actor import Actor
 from hgpo_jax.train.compilations import Compilations
 
 _PRESET = flags.DEFINE_enum('preset', '1.5b', list(qwen2.CONFIGS), 'Size.')
@@ -74,15 +76,16 @@ def _measure(folder: pathlib.Path) -> dict[str, Any]:
   with (
     Compilations() as compilations,
     model_lib.on_mesh(c),
-    loop.open_environments(c) as environments,
+    worlds.open_environments(c) as environments,
   ):
     c.policy.checkpoint = _written(c, environments, folder / 'policy')
-    run, reference = warm_start.warm_start(c, environments, folder / 'run')
-    learner = run.make_learner()
-    state = run.policy.init_state(reference, learner.optimizer)
+    policy, reference = warm_start.warm_start(c, environments, folder / 'run')
+    actor = Actor(environments, policy)
+    learner = learner_lib.make_learner(policy, actor.sampling)
+    state = policy.init_state(reference, learner.optimizer)
     for step in range(_ITERATIONS.value):
       with _timed(seconds, 'rollout'):
-        played = run.rollout(policy_lib.policy_of(state), step)
+        played = actor.rollout(policy_lib.policy_of(state), step)
       turns = [turn for t in played for turn in t.turns]
       with _timed(seconds, 'advantages'):
         learner.advantages(played, (0, step))
@@ -109,7 +112,7 @@ def _measure(folder: pathlib.Path) -> dict[str, Any]:
 
 def _written(
   c: ml_collections.ConfigDict,
-  environments: run_lib.Environments,
+  environments: Environments,
   folder: pathlib.Path,
 ) -> str:
   """Writes a policy of random weights and a tokenizer for it."""

@@ -1,13 +1,13 @@
-"""Episodes that each process played for itself -> those of all, everywhere.
+"""The episodes that each process played -> those of all, in every process.
 
-Every process then packs and judges all of them alike: whole turns are what
-mini-batches are drawn from, and some estimators look at the whole batch.
+Every process then packs all of them and computes all advantages: mini-batches
+are drawn from whole turns, and some estimators look at the whole batch.
 """
 
 from __future__ import annotations
 
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import msgpack
@@ -18,7 +18,7 @@ from hgpo_jax.multihost import hosts
 
 
 class Preempted(Exception):
-  """A process was told to stop soon; what it was playing is given up."""
+  """A process got SIGTERM; the episodes that it was playing are lost."""
 
 
 class PlayFailed(Exception):
@@ -26,42 +26,41 @@ class PlayFailed(Exception):
 
 
 def exchanged(
-  play: Callable[[range], Sequence[types.Trajectory]], tasks: Sequence[Any]
+  tasks: Sequence[Any],
+  played: Sequence[types.Trajectory],
+  failure: Exception | None = None,
 ) -> list[types.Trajectory]:
-  """Lets each process play its share of `tasks`.
+  """Gives every process the episodes of all.
 
   Args:
-    play: numbers of episodes -> their trajectories.
-    tasks: the start state of every episode.
+    tasks: the start states of all episodes.
+    played: this process's own, of `hosts.share(len(tasks))`.
+    failure: what ended them early, in this process.
 
   Returns: all trajectories, in the order of `tasks`, in every process.
   Raises, in all processes alike:
-    Preempted: `play` raised it in one of them.
-    PlayFailed: `play` raised something else. A process that is alone raises
-      that itself.
+    Preempted: it is the `failure` of one of them.
+    PlayFailed: one of them has another failure. A single process raises the
+      failure itself.
   """
-  own = hosts.share(len(tasks))
   if hosts.count() == 1:
-    return list(play(own))
-  failure: Exception | None = None
-  played: Sequence[types.Trajectory] = ()
-  try:
-    played = play(own)
-  except Exception as error:  # of any kind: the others wait for us
-    failure = error
-  said = [_unpacked(x) for x in hosts.gather(_packed(played, failure))]
-  if any(message['preempted'] for message in said):
-    raise Preempted('told to stop') from failure
-  failed = [
+    if failure is not None:
+      raise failure
+    return list(played)
+  messages = [_unpacked(x) for x in hosts.gather(_packed(played, failure))]
+  if any(message['preempted'] for message in messages):
+    raise Preempted('SIGTERM in one of the processes') from failure
+  errors = [
     f'process {number}: {message["error"]}'
-    for number, message in enumerate(said)
+    for number, message in enumerate(messages)
     if message['error']
   ]
-  if failed:
-    raise PlayFailed('; '.join(failed)) from failure
-  found = [episode for message in said for episode in message['episodes']]
+  if errors:
+    raise PlayFailed('; '.join(errors)) from failure
+  episodes = [fields for message in messages for fields in message['episodes']]
   return [
-    _trajectory(task, fields) for task, fields in zip(tasks, found, strict=True)
+    _trajectory(task, fields)
+    for task, fields in zip(tasks, episodes, strict=True)
   ]
 
 
@@ -73,7 +72,7 @@ def _packed(
     'error': f'{type(failure).__name__}: {failure}' if failure else '',
     'episodes': [_episode_fields(t) for t in played],
   }
-  # A turn's prompt repeats most of the one before it.
+  # Compressed: a turn's prompt repeats most of the one before it.
   packed = msgpack.packb(message, unicode_errors='surrogatepass')
   return zlib.compress(packed, level=1)
 
@@ -84,7 +83,7 @@ def _unpacked(data: bytes) -> dict[str, Any]:
 
 
 def _episode_fields(t: types.Trajectory) -> dict[str, Any]:
-  """All but the task, which the others know, as plain values."""
+  """All but the task, which the other processes know, as plain values."""
   return {
     'won': bool(t.won),
     'truncated': bool(t.truncated),

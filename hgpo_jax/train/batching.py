@@ -9,15 +9,14 @@ from typing import Any
 import jax
 import numpy as np
 
-from hgpo_jax import types
+from hgpo_jax import random_streams, types
 from hgpo_jax.advantages import Rows, grouping, intern, intern_within
 from hgpo_jax.advantages import returns as returns_lib
+from hgpo_jax.random_streams import Seed
 
 # Rows are padded to a multiple of this, so that few sizes are compiled.
 ROWS = 1024
 SCORES = 3  # C, see `episode_scores`
-# What a seed is for stands last in it, so that no two purposes share a stream.
-_ORDER = 1
 
 
 def round_up(size: int, multiple: int) -> int:
@@ -213,5 +212,5 @@ def minibatches(rows: int, size: int, seed: Sequence[int]) -> list[np.ndarray]:
 
   Returns: row numbers; together, every row once.
   """
-  order = np.random.default_rng((*seed, _ORDER)).permutation(rows)
+  order = random_streams.generator(seed, Seed.MINIBATCHES).permutation(rows)
   return np.array_split(order, -(-rows // size))

@@ -205,5 +205,15 @@ def transcript(
   return '\n'.join([*lines, f'=== {ending}', ''])
 
 
+def samples(
+  played: Sequence[types.Trajectory], decode: Callable[[Any], str]
+) -> str:
+  """Writes one won and one lost episode as text, where there are such."""
+  chosen = [
+    next((t for t in played if t.won == won), None) for won in (True, False)
+  ]
+  return '\n'.join(transcript(t, decode) for t in chosen if t)
+
+
 def _mean(values: Sequence[float]) -> float:
   return sum(values) / max(len(values), 1)

@@ -10,15 +10,16 @@ import jax
 import numpy as np
 import optax
 
-from hgpo_jax import types
+from hgpo_jax import random_streams, types
 from hgpo_jax.advantages import ESTIMATORS
 from hgpo_jax.model import lora
+from hgpo_jax.random_streams import Seed
+from hgpo_jax.sampler.sampling import Sampling
 from hgpo_jax.train import batching, estimators, packing, update
 from hgpo_jax.train import critic as critic_lib
 from hgpo_jax.train import optimizer as optimizer_lib
+from hgpo_jax.train import policy as policy_lib
 
-# What a seed is for stands last in it; see also `batching.minibatches`.
-_SHUFFLE = 2
 _OLD_LOG_PROBS = ('score', 'sampler')
 _MOMENTS = ('float32', 'bfloat16')
 # Fields of `optim` that are AdamW's.
@@ -166,7 +167,7 @@ class Learner:
     estimate = self._judge.judge(trajectories, state, plans)
     advantages = estimate.advantages
     if algo.shuffle_advantages:
-      rng = np.random.default_rng((*seed, _SHUFFLE))
+      rng = random_streams.generator(seed, Seed.SHUFFLED_ADVANTAGES)
       advantages = rng.permutation(advantages)
     return dataclasses.replace(
       estimate, advantages=algo.advantage_sign * advantages
@@ -193,6 +194,27 @@ class Learner:
     # All of them are under way before the first is waited for.
     found = [scorer(params, plan.unlabelled()) for plan in plans]
     return packing.gathered(plans, found, count)
+
+
+def make_learner(policy: policy_lib.Policy, sampling: Sampling) -> Learner:
+  """Builds the learner of a policy.
+
+  Args:
+    policy: the experiment's.
+    sampling: how the replies that it learns from are drawn.
+  """
+  temperature = sampling.scored_temperature
+  reference = None
+  if policy.model != policy.base:
+    reference = policy.score(temperature, policy.base)
+  return Learner(
+    policy.config,
+    policy.score(temperature),
+    policy.shapes,
+    reference,
+    policy.placed,
+    policy.values() if policy.has_critic else None,
+  )
 
 
 def _summary(seen: Sequence[dict[str, np.ndarray]]) -> dict[str, float]:

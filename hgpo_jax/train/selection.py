@@ -13,8 +13,8 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-# What a seed is for stands last in it; see also `tasks.train_tasks`.
-_DRAW = 5
+from hgpo_jax import random_streams
+from hgpo_jax.random_streams import Seed
 
 
 def informative(scores: np.ndarray, groups: np.ndarray) -> np.ndarray:
@@ -213,7 +213,7 @@ def drawn(weights: np.ndarray, count: int, seed: Sequence[int]) -> np.ndarray:
       f'Got {count} tasks to draw from {possible} with a weight; expected no '
       'more: play fewer groups, or use weights that are never 0.'
     )
-  rng = np.random.default_rng((*seed, _DRAW))
+  rng = random_streams.generator(seed, Seed.DRAWN_TASKS)
   return rng.choice(
     weights.size, count, replace=False, p=weights / weights.sum()
   )

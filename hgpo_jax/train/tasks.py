@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-import numpy as np
-
-from hgpo_jax import types
+from hgpo_jax import random_streams, types
+from hgpo_jax.random_streams import Seed
 
 # Unbounded splits give every seed its own stretch of fresh tasks.
 _STRETCH = 10_000_000
-_TRAIN, _SHOWN = 3, 4
 
 
 def train_tasks(
-  seed: int, step: int, groups: int, num_tasks: int | None, tag: int = _TRAIN
+  seed: int,
+  step: int,
+  groups: int,
+  num_tasks: int | None,
+  purpose: Seed = Seed.TRAIN_TASKS,
 ) -> list[int]:
   """Returns the task numbers of one iteration.
 
@@ -21,7 +23,7 @@ def train_tasks(
     step: iteration, from 0.
     groups: how many tasks an iteration plays.
     num_tasks: size of the split, or None where it is unbounded.
-    tag: what the tasks are for; each purpose walks in an order of its own.
+    purpose: what the tasks are for; each has an order of its own.
 
   Returns: `groups` numbers. Unbounded: fresh ones, never seen before in this
     run. Bounded: the split is walked in a new random order every epoch, so
@@ -34,7 +36,9 @@ def train_tasks(
   if num_tasks < 1:
     raise ValueError('the train split holds no task; check env.* in the config')
   orders = {
-    epoch: np.random.default_rng((seed, epoch, tag)).permutation(num_tasks)
+    epoch: random_streams.generator((seed, epoch), purpose).permutation(
+      num_tasks
+    )
     for epoch in {place // num_tasks for place in places}
   }
   return [
@@ -52,7 +56,9 @@ def demonstration_tasks(
   """
   if num_tasks is None:
     return [seed * _STRETCH + _STRETCH // 2 + i for i in range(games)]
-  return train_tasks(seed, 0, games, num_tasks, _SHOWN) if games else []
+  return (
+    train_tasks(seed, 0, games, num_tasks, Seed.DEMONSTRATIONS) if games else []
+  )
 
 
 def eval_tasks(games: int, num_tasks: int | None, split: str) -> list[int]:

@@ -13,8 +13,8 @@ from envs.base import Task
 from envs.serving import client, fleet
 from experiments.configs import alfworld_tiny
 from hgpo_jax.multihost import exchange
-from hgpo_jax.train import loop, warm_start
-from hgpo_jax.train import run as run_lib
+from hgpo_jax.train import warm_start, worlds
+from hgpo_jax.train.actor import Actor
 from tests import chaos
 
 WORLD, OPTIONS = 'alfworld', {'family': 'easy', 'max_turns': 30}
@@ -99,13 +99,13 @@ def test_a_policy_among_faults_says_the_same(tmp_path):
   c.warmstart.update(games=60, tokenizer_games=60)
   c.rollout.update(groups=8, group_size=8, rows=64, slots=64, lockstep=True)
   c.env.update(timeout=1.0, patience=60.0)
-  with loop.open_environments(c) as environments:
-    run, params = warm_start.warm_start(c, environments, tmp_path / 'run')
-    expected = run.rollout(params, 0)
+  with worlds.open_environments(c) as environments:
+    policy, params = warm_start.warm_start(c, environments, tmp_path / 'run')
+    expected = Actor(environments, policy).rollout(params, 0)
   kinds, calls = itertools.cycle(chaos.FAULTS), itertools.count()
   with chaos.Chaos(4, WORLD, c.env.alfworld.to_dict()) as world:
     c.env.addresses = world.addresses
-    with loop.open_environments(c) as environments:
+    with worlds.open_environments(c) as environments:
 
       def struck(requests):
         if 1 <= next(calls) <= 20:
@@ -113,7 +113,7 @@ def test_a_policy_among_faults_says_the_same(tmp_path):
         return environments.step_envs(requests)
 
       broken = dataclasses.replace(environments, step_envs=struck)
-      found = run_lib.Run(broken, run.policy).rollout(params, 0)
+      found = Actor(broken, policy).rollout(params, 0)
       assert environments.counts()['faults'] >= 5
     assert len(world.struck) == 20
   assert exchange._packed(found, None) == exchange._packed(expected, None)

@@ -82,9 +82,7 @@ def train(
     run_lib.check_games(config, environments)
     prepare()
     checkpoints = stack.enter_context(RunCheckpoints(folder, config, timer))
-    saved = checkpoints.resume() if resume else None
-    if saved is None:
-      checkpoints.check_empty()
+    saved = checkpoints.progress(resume)
     if hosts.is_first():
       metrics.write_json(folder / 'config.json', config.to_dict())
       metrics.write_json(folder / 'template.json', environments.words)
@@ -136,6 +134,7 @@ def _iterate(
   ):
     if progress.pending:
       _record(context, log, state, progress, progress.pending)
+      progress = dataclasses.replace(progress, pending=None)
     for step in range(progress.step, c.iterations):
       # Play.
       before = actor.counts()
@@ -153,7 +152,7 @@ def _iterate(
         state, scalars = context.learner.update(
           state, context.reference, learned, seed
         )
-      progress = dataclasses.replace(progress, step=step + 1, pending=None)
+      progress = dataclasses.replace(progress, step=step + 1)
 
       # Record.
       scalars = {

@@ -65,17 +65,24 @@ class RunCheckpoints:
       folder / 'checkpoints', config.checkpoint.keep
     )
 
-  def resume(self) -> Progress | None:
-    """Reads how far the run is, None if nothing is saved yet.
+  def progress(self, resume: bool) -> Progress | None:
+    """Returns how far the run is, None if nothing is saved yet.
 
-    Raises: CheckpointError where it has another config.
+    Raises: CheckpointError where something is saved and `resume` is not asked
+      for, or where it was saved with another config.
     """
-    store = self._store
-    if agreement.newest(store) is None:
-      hosts.say(
-        f'{store.folder} holds no checkpoint yet: starting from the beginning'
-      )
+    store, step = self._store, agreement.newest(self._store)
+    if step is None:
+      if resume:
+        hosts.say(
+          f'{store.folder} holds no checkpoint yet: starting from the beginning'
+        )
       return None
+    if not resume:
+      raise checkpoint.CheckpointError(
+        f'{store.folder} holds a run (iteration {step}). Resume it, or give '
+        'another run_dir.'
+      )
     meta = store.meta()
     wrong = checkpoint.config_differences(
       meta['config'], self._config.to_dict()
@@ -87,17 +94,8 @@ class RunCheckpoints:
         'run_dir.'
       )
     hosts.say(f'resuming {store.folder} after iteration {meta["step"]}')
-    fields = {f.name: meta[f.name] for f in dataclasses.fields(Progress)}
     pending = meta['pending'] and PendingRecord(**meta['pending'])
-    return Progress(**{**fields, 'pending': pending})
-
-  def check_empty(self) -> None:
-    """Raises CheckpointError where the folder holds a run already."""
-    if (step := agreement.newest(self._store)) is not None:
-      raise checkpoint.CheckpointError(
-        f'{self._store.folder} holds a run (iteration {step}). Resume it, or '
-        'give another run_dir.'
-      )
+    return Progress(meta['step'], meta['results'], pending)
 
   def restore(self, like: types.TrainState) -> types.TrainState:
     """Reads the newest state; the arrays of `like` are deleted first."""

@@ -84,7 +84,7 @@ def guesses(policy, learner, state, made):
   """The critic's value of each turn, `[n]`."""
   turns = [turn for t in made for turn in t.turns]
   plans = learner._plans(packing.flatten(turns, policy.shapes), (0,))
-  return learner._judge.judge(made, state, plans).values[:, 0]
+  return learner._estimator.estimate(made, state, plans).values[:, 0]
 
 
 def situation(trajectory, number):

@@ -61,48 +61,55 @@ class _Episode:
   turns: list[types.Turn] = dataclasses.field(default_factory=list)
 
 
-def collect(
-  step_envs: StepEnvs,
-  agent: AgentLayer,
-  codec: Codec,
-  batcher: Batcher,
-  tasks: Sequence[Any],
-  schedule: Schedule,
-  first: int = 0,
-  check: Callable[[], None] = lambda: None,
-) -> list[types.Trajectory]:
-  """Plays one episode per task to its end.
+@dataclasses.dataclass(frozen=True)
+class Collector:
+  """Plays episodes of one world in one way.
 
-  What happens in an episode depends on its task, its number and the batcher's
-  key; not on the other episodes, nor on the schedule.
-
-  Args:
+  Attributes:
     step_envs: the environments; with workers several threads call it at the
       same time, for different environments.
     agent: messages out, actions in.
     codec: text to token ids and back.
-    batcher: the policy; free of requests.
-    tasks: start states; equal ones form a group.
     schedule: who waits for whom.
-    first: number of the first task's episode; the others follow it.
     check: called before every round of environment calls; may raise.
-
-  Returns: a trajectory per task, in the order of `tasks`.
-  Raises: what an environment or `check` raises, at once.
   """
-  with EnvironmentPool(step_envs, schedule.workers) as pool:
-    playing = _Rollout(pool, agent, codec, batcher, tasks, schedule, first)
-    while len(playing.trajectories) < len(tasks):
-      check()
-      batcher.start()  # decodes while the environments play
-      if not (schedule.lockstep and batcher.busy):
-        playing.send_actions()
-      for env, step in pool.receive(playing.least_steps()).items():
-        playing.observe(env, step)
-      if not (schedule.lockstep and pool.in_flight):
-        playing.submit_prompts()
-      playing.replies += batcher.finished()
-  return [playing.trajectories[first + i] for i in range(len(tasks))]
+
+  step_envs: StepEnvs
+  agent: AgentLayer
+  codec: Codec
+  schedule: Schedule
+  check: Callable[[], None] = lambda: None
+
+  def collect(
+    self, batcher: Batcher, tasks: Sequence[Any], first: int = 0
+  ) -> list[types.Trajectory]:
+    """Plays one episode per task to its end.
+
+    What happens in an episode depends on its task, its number and the batcher's
+    key; not on the other episodes, nor on the schedule.
+
+    Args:
+      batcher: the policy; free of requests.
+      tasks: start states; equal ones form a group.
+      first: number of the first task's episode; the others follow it.
+
+    Returns: a trajectory per task, in the order of `tasks`.
+    Raises: what an environment or `check` raises, at once.
+    """
+    lockstep = self.schedule.lockstep
+    with EnvironmentPool(self.step_envs, self.schedule.workers) as pool:
+      rollout = _Rollout(self, pool, batcher, tasks, first)
+      while len(rollout.trajectories) < len(tasks):
+        self.check()
+        batcher.start()  # decodes while the environments play
+        if not (lockstep and batcher.busy):
+          rollout.send_actions()
+        for env, step in pool.receive(rollout.least_steps()).items():
+          rollout.observe(env, step)
+        if not (lockstep and pool.in_flight):
+          rollout.submit_prompts()
+        rollout.replies += batcher.finished()
+    return [rollout.trajectories[first + i] for i in range(len(tasks))]
 
 
 class _Rollout:
@@ -110,16 +117,15 @@ class _Rollout:
 
   def __init__(
     self,
+    collector: Collector,
     pool: EnvironmentPool,
-    agent: AgentLayer,
-    codec: Codec,
     batcher: Batcher,
     tasks: Sequence[Any],
-    schedule: Schedule,
     first: int,
   ):
-    self._pool, self._agent, self._codec = pool, agent, codec
-    self._batcher, self._lockstep = batcher, schedule.lockstep
+    self._agent, self._codec = collector.agent, collector.codec
+    self._lockstep = collector.schedule.lockstep
+    self._pool, self._batcher = pool, batcher
     self.trajectories: dict[int, types.Trajectory] = {}  # by episode
     self.replies: list[Reply] = []  # decoded, not sent to an environment yet
     self._queue = collections.deque(enumerate(tasks, first))
@@ -127,7 +133,7 @@ class _Rollout:
     self._playing: dict[int, _Episode] = {}
     self._env_of: dict[int, int] = {}  # by episode
     self._ready: list[_Episode] = []  # have a step, no prompt submitted yet
-    at_once = min(schedule.episodes, len(tasks))
+    at_once = min(collector.schedule.episodes, len(tasks))
     self._later = first + at_once  # number of the first that starts later
     for env in range(at_once):
       self._start_next(env)

@@ -10,9 +10,9 @@ import numpy as np
 from hgpo_jax import random_streams, types
 from hgpo_jax.multihost import exchange, hosts
 from hgpo_jax.random_streams import Key
-from hgpo_jax.rollout import episodes
 from hgpo_jax.rollout.codec import Codec
 from hgpo_jax.rollout.environments import Environments
+from hgpo_jax.rollout.episodes import Collector, Schedule
 from hgpo_jax.sampler.batcher import Batcher, Counts
 from hgpo_jax.sampler.sampling import Sampling
 from hgpo_jax.train import evaluate, rewards, selection, tasks
@@ -44,10 +44,17 @@ class Actor:
     self.reward = rewards.REWARDS[c.algo.reward]
     self.sampled = Counts()
     self._shapes = policy.plan
-    self._schedule = episodes.Schedule(
+    schedule = Schedule(
       episodes=hosts.portion(c.rollout.rows),
       workers=c.rollout.workers,
       lockstep=c.rollout.lockstep,
+    )
+    self._collector = Collector(
+      environments.step_envs,
+      environments.agent,
+      self.codec,
+      schedule,
+      environments.check,
     )
 
   def play(
@@ -81,16 +88,8 @@ class Actor:
           random_streams.key(*key),
           self.sampled,
         )
-        played = episodes.collect(
-          self.environments.step_envs,
-          self.environments.agent,
-          self.codec,
-          batcher,
-          tasks[own.start : own.stop],
-          self._schedule,
-          own.start,
-          self.environments.check,
-        )
+        mine = tasks[own.start : own.stop]
+        played = self._collector.collect(batcher, mine, own.start)
     except Exception as error:  # of any kind: the other processes wait for us
       failure = error
     return exchange.exchanged(tasks, played, failure)

@@ -131,8 +131,8 @@ def clone(
   done = 0
   for epoch in range(epochs):
     for index in batching.minibatches(len(turns), minibatch, (seed, epoch)):
-      plan = packing.pack(flat, index, shapes, micro)
-      state, scalars = step_fn(state, plan.unlabelled())
+      batch = packing.pack(flat, index, shapes, micro).unlabelled()
+      state, scalars = step_fn(state, batch)
       done += 1
       report(done, steps, scalars['loss'])
   return state.params

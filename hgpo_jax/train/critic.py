@@ -129,11 +129,11 @@ class Critic:
     self,
     trajectories: Sequence[types.Trajectory],
     state: types.TrainState | None,
-    plans: Sequence[packing.MiniBatch],
+    minibatches: Sequence[packing.MiniBatch],
   ) -> estimators.Advantages:
     """Computes the values of all turns, and their generalised advantages."""
     algo, options = self._algo, self._options
-    values, mask = self._values(_own(state), trajectories, plans)
+    values, mask = self._values(_own(state), trajectories, minibatches)
     last = np.arange(len(mask)), mask.sum(axis=1) - 1  # step of each turn
     rewards = np.zeros_like(values)
     rewards[last] = batching.turn_rewards(
@@ -161,11 +161,11 @@ class Critic:
   def update(
     self,
     state: types.TrainState,
-    plan: packing.MiniBatch,
+    minibatch: packing.MiniBatch,
     estimate: estimators.Advantages,
   ) -> tuple[types.TrainState, dict[str, Any]]:
     """Takes one optimiser step; the critic's old state is donated."""
-    batch = plan.value_batch(estimate.values, estimate.targets)
+    batch = minibatch.value_batch(estimate.values, estimate.targets)
     own, scalars = self._step(_own(state), batch)
     scalars['value_grad_norm'] = scalars.pop('grad_norm')
     return dataclasses.replace(state, critic=own), scalars
@@ -174,13 +174,15 @@ class Critic:
     self,
     state: types.TrainState,
     trajectories: Sequence[types.Trajectory],
-    plans: Sequence[packing.MiniBatch],
+    minibatches: Sequence[packing.MiniBatch],
   ) -> tuple[np.ndarray, np.ndarray]:
     """Values `[N, r]` of all turns, and a mask of those that are real."""
     params = lora.combine(state.params, state.frozen)
     sizes = np.array([[u.reply.size] for t in trajectories for u in t.turns])
-    tables = [self._reader(params, plan.unlabelled()) for plan in plans]
-    values = packing.gathered(plans, tables, len(sizes))
+    tables = [
+      self._reader(params, minibatch.unlabelled()) for minibatch in minibatches
+    ]
+    values = packing.gathered(minibatches, tables, len(sizes))
     if self._options.level == 'turn':
       values = values[:, :1]
     return values, np.arange(values.shape[1]) < sizes

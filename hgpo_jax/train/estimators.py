@@ -54,19 +54,22 @@ class AdvantageEstimator(Protocol):
     self,
     trajectories: Sequence[types.Trajectory],
     state: types.TrainState | None,
-    plans: Sequence[packing.MiniBatch],
+    minibatches: Sequence[packing.MiniBatch],
   ) -> Advantages:
     """Returns the advantages of all turns, trajectory after trajectory.
 
     Args:
       trajectories: whole groups.
       state: of the training; a critic reads its params.
-      plans: all turns packed, for a critic.
+      minibatches: all turns packed, for a critic.
     """
     ...
 
   def update(
-    self, state: types.TrainState, plan: packing.MiniBatch, estimate: Advantages
+    self,
+    state: types.TrainState,
+    minibatch: packing.MiniBatch,
+    estimate: Advantages,
   ) -> tuple[types.TrainState, dict[str, Any]]:
     """Takes an optimiser step: returns the new state, and scalars to log."""
     ...
@@ -88,9 +91,9 @@ class GroupEstimator:
     self,
     trajectories: Sequence[types.Trajectory],
     state: types.TrainState | None = None,
-    plans: Sequence[packing.MiniBatch] = (),
+    minibatches: Sequence[packing.MiniBatch] = (),
   ) -> Advantages:
-    del state, plans
+    del state, minibatches
     algo = self._algo
     rows = batching.estimator_rows(
       trajectories,
@@ -104,9 +107,12 @@ class GroupEstimator:
     return Advantages(np.asarray(self._fn(rows))[:count])
 
   def update(
-    self, state: types.TrainState, plan: packing.MiniBatch, estimate: Advantages
+    self,
+    state: types.TrainState,
+    minibatch: packing.MiniBatch,
+    estimate: Advantages,
   ) -> tuple[types.TrainState, dict[str, Any]]:
-    del plan, estimate
+    del minibatch, estimate
     return state, {}
 
   def is_ready(self, state: types.TrainState) -> bool:

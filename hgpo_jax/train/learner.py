@@ -65,7 +65,7 @@ class Learner:
     """
     self._config, self._shapes = config, shapes
     self._epochs = config.optim.epochs
-    self._minibatch = config.optim.minibatch
+    self._minibatch_size = config.optim.minibatch
     self._rescore = config.loss.old_log_probs == 'score'
     self.optimizer = _adamw(config.optim)
     self.critic_optimizer: optax.GradientTransformation | None = None
@@ -97,8 +97,8 @@ class Learner:
 
   def log_probs(self, params: Any, turns: Sequence[types.Turn]) -> np.ndarray:
     """Scores the replies of all turns: `[N, R]` float32."""
-    plans = self._plans(packing.flatten(turns, self._shapes), (0,))
-    return self._table(self._scorer, params, plans, len(turns))
+    minibatches = self._minibatches(packing.flatten(turns, self._shapes), (0,))
+    return self._table(self._scorer, params, minibatches, len(turns))
 
   def update(
     self,
@@ -122,24 +122,27 @@ class Learner:
     """
     turns = [turn for t in trajectories for turn in t.turns]
     flat = packing.flatten(turns, self._shapes)
-    plans = self._plans(flat, (*seed, 0))
-    estimate = self._estimated(trajectories, seed, state, plans)
+    minibatches = self._minibatches(flat, (*seed, 0))
+    estimate = self._estimated(trajectories, seed, state, minibatches)
     sampled = batching.sampled_log_probs(turns, self._shapes.reply)
     count = len(turns)
     reference_table = self._table(
-      self._reference_scorer, reference, plans, count
+      self._reference_scorer, reference, minibatches, count
     )
     old = sampled
     if self._rescore:
       policy = lora.combine(state.params, state.frozen)
-      old = self._table(self._scorer, policy, plans, count)
+      old = self._table(self._scorer, policy, minibatches, count)
     trains_policy = self._estimator.is_ready(state)
     steps: list[dict[str, Any]] = []  # scalars of each optimiser step
+    real_tokens = float(np.mean([m.fill() for m in minibatches]))
     for epoch in range(self._epochs):
-      for plan in plans if not epoch else self._plans(flat, (*seed, epoch)):
-        state, step_scalars = self._estimator.update(state, plan, estimate)
+      if epoch:
+        minibatches = self._minibatches(flat, (*seed, epoch))
+      for minibatch in minibatches:
+        state, step_scalars = self._estimator.update(state, minibatch, estimate)
         if trains_policy:
-          batch = plan.batch(estimate.advantages, old, reference_table)
+          batch = minibatch.batch(estimate.advantages, old, reference_table)
           state, policy_scalars = self._step(state, batch)
           step_scalars |= policy_scalars
         steps.append(step_scalars)
@@ -151,7 +154,7 @@ class Learner:
       **scalars,
       **estimate.scalars,
       'nonzero_advantages': float(np.mean(differs.any(axis=1))),
-      'real_tokens': float(np.mean([plan.fill() for plan in plans])),
+      'real_tokens': real_tokens,
       'cut_turns': float(flat.cut),
     }
 
@@ -160,11 +163,11 @@ class Learner:
     trajectories: Sequence[types.Trajectory],
     seed: Sequence[int],
     state: types.TrainState | None = None,
-    plans: Sequence[packing.MiniBatch] = (),
+    minibatches: Sequence[packing.MiniBatch] = (),
   ) -> estimators.Advantages:
     """Advantages of all turns, changed as the config's controls ask."""
     algo = self._config.algo
-    estimate = self._estimator.estimate(trajectories, state, plans)
+    estimate = self._estimator.estimate(trajectories, state, minibatches)
     advantages = estimate.advantages
     if algo.shuffle_advantages:
       rng = random_streams.generator(seed, Seed.SHUFFLED_ADVANTAGES)
@@ -173,27 +176,31 @@ class Learner:
       estimate, advantages=algo.advantage_sign * advantages
     )
 
-  def _plans(
+  def _minibatches(
     self, flat: packing.Flat, seed: Sequence[int]
   ) -> list[packing.MiniBatch]:
     """Packs every turn into mini-batches."""
-    micro = self._shapes.micro_batches(self._minibatch)
+    micro = self._shapes.micro_batches(self._minibatch_size)
     return [
       packing.pack(flat, index, self._shapes, micro)
-      for index in batching.minibatches(flat.sizes.size, self._minibatch, seed)
+      for index in batching.minibatches(
+        flat.sizes.size, self._minibatch_size, seed
+      )
     ]
 
   def _table(
     self,
     scorer: Callable[[Any, types.Batch], jax.Array],
     params: Any,
-    plans: Sequence[packing.MiniBatch],
+    minibatches: Sequence[packing.MiniBatch],
     count: int,
   ) -> np.ndarray:
     """Scores packed turns; `[count, R]` float32 in the turns' own order."""
     # All of them are dispatched before the first is waited for.
-    tables = [scorer(params, plan.unlabelled()) for plan in plans]
-    return packing.gathered(plans, tables, count)
+    tables = [
+      scorer(params, minibatch.unlabelled()) for minibatch in minibatches
+    ]
+    return packing.gathered(minibatches, tables, count)
 
 
 def make_learner(policy: policy_lib.Policy, sampling: Sampling) -> Learner:

@@ -1,4 +1,4 @@
-"""What is learned from and played next: groups, rollouts, tokens, tasks.
+"""Which groups, rollouts, tokens and tasks an iteration uses.
 
 Pure functions of NumPy arrays, on the host; state goes in and comes back.
 
@@ -18,7 +18,7 @@ from hgpo_jax.random_streams import Seed
 
 
 def informative(scores: np.ndarray, groups: np.ndarray) -> np.ndarray:
-  """Tells groups that can teach from those whose episodes all score alike.
+  """Finds the groups whose episodes do not all have the same score.
 
   The filter of DAPO, Yu et al. 2025, eq. 11 (https://arxiv.org/abs/2503.14476).
 
@@ -44,7 +44,7 @@ def groups_to_play(kept: int, played: int, *, wanted: int, limit: int) -> int:
     kept: groups that passed the filter.
     played: groups so far, those among them.
     wanted: groups to learn from.
-    limit: groups to play in all, after which one learns from what there is.
+    limit: most groups to play; then the learner uses those that there are.
 
   Returns: 0 when it is enough.
   """
@@ -141,12 +141,12 @@ class Tracker:
 
 
 def new_tracker(tasks: int, prior: float = 1.0) -> Tracker:
-  """Expects every task to be won half of the time.
+  """Starts with an expected success of 1/2 for every task.
 
   Args:
     tasks: P.
     prior: pseudo-count of successes and of failures; the larger, the slower
-      it learns.
+      the mean changes.
   """
   counts = np.full(tasks, prior, np.float64)
   return Tracker(counts, counts)
@@ -165,7 +165,7 @@ def observed(
 
   Args:
     tracker: before them.
-    tasks: `[E]` int in [0, P); a task may stand several times.
+    tasks: `[E]` int in [0, P); a task may occur several times.
     won: `[E]`, 1 or 0, or a score between.
     decay: in (0, 1]; once per call for each task that was played. At a steady
       rate the counts approach episodes / (1 - decay), a moving average.

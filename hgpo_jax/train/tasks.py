@@ -5,8 +5,8 @@ from __future__ import annotations
 from hgpo_jax import random_streams, types
 from hgpo_jax.random_streams import Seed
 
-# Unbounded splits give every seed its own stretch of fresh tasks.
-_STRETCH = 10_000_000
+# On unbounded splits every seed has a range of fresh tasks of its own.
+_RANGE = 10_000_000
 
 
 def train_tasks(
@@ -25,14 +25,14 @@ def train_tasks(
     num_tasks: size of the split, or None where it is unbounded.
     purpose: what the tasks are for; each has an order of its own.
 
-  Returns: `groups` numbers. Unbounded: fresh ones, never seen before in this
-    run. Bounded: the split is walked in a new random order every epoch, so
-    that tasks are visited equally often (but for those that a run with
-    `rollout.max_groups` draws and does not need).
+  Returns: `groups` numbers. Unbounded: fresh ones, not played before in
+    this run. Bounded: every epoch goes through the split in a new random
+    order, so that tasks are played equally often (but for those that a run
+    with `rollout.max_groups` draws and does not need).
   """
   places = range(step * groups, (step + 1) * groups)
   if num_tasks is None:
-    return [seed * _STRETCH + place for place in places]
+    return [seed * _RANGE + place for place in places]
   if num_tasks < 1:
     raise ValueError('the train split holds no task; check env.* in the config')
   orders = {
@@ -51,11 +51,11 @@ def demonstration_tasks(
 ) -> list[int]:
   """Returns the task numbers of the expert's episodes.
 
-  Unbounded splits give tasks that `train_tasks` will not reach; bounded ones
-  are walked in a random order, again and again if there are more games.
+  Of unbounded splits, tasks that `train_tasks` does not reach; bounded ones in
+  a random order, again and again if there are more games than tasks.
   """
   if num_tasks is None:
-    return [seed * _STRETCH + _STRETCH // 2 + i for i in range(games)]
+    return [seed * _RANGE + _RANGE // 2 + i for i in range(games)]
   return (
     train_tasks(seed, 0, games, num_tasks, Seed.DEMONSTRATIONS) if games else []
   )
@@ -64,7 +64,8 @@ def demonstration_tasks(
 def eval_tasks(games: int, num_tasks: int | None, split: str) -> list[int]:
   """Returns the first `games` tasks of a split (all of it when games = 0).
 
-  Raises: ConfigError where there are none, or all of them have no end.
+  Raises: ConfigError where the split is empty, or all of it is asked for and it
+    is unbounded.
   """
   if num_tasks is None:
     if games < 1:

@@ -14,13 +14,18 @@ from envs import agent, inline
 from envs.base import Task, UnknownTask
 from envs.toy import GuessWorld
 from hgpo_jax.model import qwen2
-from hgpo_jax.rollout.episodes import Schedule, collect
+from hgpo_jax.rollout.episodes import Collector, Schedule
 from hgpo_jax.sampler.batcher import Batcher, Reply
 from hgpo_jax.sampler.decode import DecodeShapes
 from hgpo_jax.sampler.sampling import Sampling
 from hgpo_jax.train.compilations import Compilations
 
 WORDS = ('left', 'right', 'up')
+
+
+def collect(envs, agent, codec, batcher, tasks, schedule, **more):
+  collector = Collector(envs, agent, codec, schedule, **more)
+  return collector.collect(batcher, tasks)
 
 
 class Letters:

@@ -83,8 +83,10 @@ def history(tmp_path_factory):
 def guesses(policy, learner, state, made):
   """The critic's value of each turn, `[n]`."""
   turns = [turn for t in made for turn in t.turns]
-  plans = learner._plans(packing.flatten(turns, policy.shapes), (0,))
-  return learner._estimator.estimate(made, state, plans).values[:, 0]
+  minibatches = learner._minibatches(
+    packing.flatten(turns, policy.shapes), (0,)
+  )
+  return learner._estimator.estimate(made, state, minibatches).values[:, 0]
 
 
 def situation(trajectory, number):

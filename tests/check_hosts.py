@@ -71,18 +71,17 @@ def check_words(count):
 
 def check_episodes():
   everything = [episode(n) for n in range(7)]
-  tasks = [t.task for t in everything]
 
-  own = [everything[n] for n in hosts.share(len(tasks))]
-  assert same(exchange.exchanged(tasks, own), everything)
-  assert exchange.exchanged([], []) == []
+  own = [everything[n] for n in hosts.share(len(everything))]
+  assert same(exchange.exchanged(own), everything)
+  assert exchange.exchanged([]) == []
   for error, kind in (
     (RuntimeError('a wall'), exchange.PlayFailed),
     (exchange.Preempted('now'), exchange.Preempted),
   ):
     here = ([], error) if hosts.is_first() else (own, None)
     try:
-      exchange.exchanged(tasks, *here)
+      exchange.exchanged(*here)
     except kind as found:
       assert kind is exchange.Preempted or 'process 0: Runt' in str(found)
     else:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import concurrent.futures
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Protocol, Self
+from typing import Any, Protocol
 
 
 class Step(Protocol):
@@ -148,9 +148,3 @@ class EnvironmentPool:
     """Drops the requests that were not called yet; waits for nothing."""
     if self._executor is not None:
       self._executor.shutdown(wait=False, cancel_futures=True)
-
-  def __enter__(self) -> Self:
-    return self
-
-  def __exit__(self, *_: object) -> None:
-    self.close()

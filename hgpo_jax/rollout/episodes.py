@@ -8,6 +8,7 @@ environment delays the others.
 from __future__ import annotations
 
 import collections
+import contextlib
 import dataclasses
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -97,7 +98,8 @@ class Collector:
     Raises: what an environment or `check` raises, at once.
     """
     lockstep = self.schedule.lockstep
-    with EnvironmentPool(self.step_envs, self.schedule.workers) as pool:
+    pool = EnvironmentPool(self.step_envs, self.schedule.workers)
+    with contextlib.closing(pool):
       rollout = _Rollout(self, pool, batcher, tasks, first)
       while len(rollout.trajectories) < len(tasks):
         self.check()
@@ -204,7 +206,7 @@ class _Rollout:
       tuple(episode.turns),
       episode.step.won,
       episode.step.truncated,
-      episode.step.parts,
+      dict(episode.step.parts),
     )
     self._start_next(env)
 

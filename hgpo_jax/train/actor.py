@@ -92,7 +92,7 @@ class Actor:
         played = self._collector.collect(batcher, mine, own.start)
     except Exception as error:  # of any kind: the other processes wait for us
       failure = error
-    return exchange.exchanged(tasks, played, failure)
+    return exchange.exchanged(played, failure)
 
   def rollout(self, params: Any, step: int) -> list[types.Trajectory]:
     """Plays the tasks of iteration `step`, each by a group of episodes.

@@ -81,7 +81,8 @@ def train(
   ):
     run_lib.check_games(config, environments)
     prepare()
-    checkpoints = stack.enter_context(RunCheckpoints(folder, config, timer))
+    checkpoints = RunCheckpoints(folder, config, timer)
+    stack.callback(checkpoints.close)
     saved = checkpoints.progress(resume)
     if hosts.is_first():
       metrics.write_json(folder / 'config.json', config.to_dict())

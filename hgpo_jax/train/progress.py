@@ -6,7 +6,7 @@ import contextlib
 import dataclasses
 import pathlib
 from collections.abc import Iterator, Mapping
-from typing import Any, Self
+from typing import Any
 
 import jax
 import ml_collections
@@ -130,10 +130,7 @@ class RunCheckpoints:
       hosts.say(f'\n{type(error).__name__}. {self.how_to_resume(progress)}')
       raise
 
-  def __enter__(self) -> Self:
-    return self
-
-  def __exit__(self, *_: object) -> None:
+  def close(self) -> None:
     self._store.close()
 
 

@@ -55,7 +55,7 @@ def generator(seed: Sequence[int], purpose: int) -> np.random.Generator:
 
   Args:
     seed: the run's, and numbers that tell the uses of a purpose apart.
-    purpose: a `Seed`. It stands last, as NumPy ignores zeros at the end.
+    purpose: a `Seed`. It comes last, as NumPy ignores zeros at the end.
   """
   return np.random.default_rng((*seed, purpose))
 

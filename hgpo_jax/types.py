@@ -1,7 +1,7 @@
 """Records that cross modules, a shape per field.
 
 Axes: M micro-batches, B rows of packed turns, L tokens of a row, Q reply
-tokens of a row, K turns of a row, N turns, R tokens of a reply, A choices.
+tokens of a row, T turns of a row, N turns, R tokens of a reply, A choices.
 """
 
 from __future__ import annotations
@@ -100,13 +100,13 @@ class Packed:
 class Batch:
   """What the learner reads: packed rows, and the turns in them one by one.
 
-  Turn n lies in row n // K, so that nothing of a row leaves its device. A
+  Turn n lies in row n // T, so that nothing of a row leaves its device. A
   mini-batch is one such record with a leading axis `[M]` of micro-batches.
 
   Attributes:
     rows: B rows.
     place: `[N, R]` int32, which of its row's Q reply places a token has; -1
-      on padding. N = B K.
+      on padding. N = B T.
     old_log_probs: `[N, R]` float32, of the policy that sampled.
     ref_log_probs: `[N, R]` float32, of the frozen reference.
     advantages: `[N]` float32; `[N, R]` where the tokens of a turn differ.

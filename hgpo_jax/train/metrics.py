@@ -57,7 +57,7 @@ class Metrics(Log):
       folder: the run's folder.
       first: the first step that will be written; the lines of later steps
         that an interrupted run left in metrics.jsonl are deleted, so that no
-        step stands there twice.
+        step is there twice.
       last: the step after the last (for the progress bar).
       label: the bar's name.
     """

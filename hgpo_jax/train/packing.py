@@ -27,7 +27,7 @@ class Shapes:
   Attributes:
     tokens: L, tokens of a row.
     replies: Q, reply tokens of a row.
-    turns: K, turns of a row.
+    turns: T, turns of a row.
     rows: B, rows of a micro-batch.
     reply: R, tokens of one reply, at most.
     choices: ascending numbers A of allowed replies of a turn.
@@ -99,7 +99,7 @@ class MiniBatch:
   Attributes:
     rows: `[M, B, ...]`, NumPy; the micro-batches that hold turns come first.
     place: `[M, N, R]` int32, see `types.Batch`.
-    turn: `[M, N]` int32, which turn stands there; -1 on padding.
+    turn: `[M, N]` int32, which turn is there; -1 on padding.
   """
 
   rows: types.Packed

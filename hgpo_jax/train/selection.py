@@ -2,7 +2,7 @@
 
 Pure functions of NumPy arrays, on the host; state goes in and comes back.
 
-Axes: G groups, E episodes, N rollouts, R tokens of a reply, P tasks.
+Axes: G groups, E episodes, N turns, R tokens of a reply, P tasks.
 """
 
 from __future__ import annotations
@@ -68,10 +68,10 @@ def most_varied(advantages: np.ndarray, count: int) -> np.ndarray:
   https://arxiv.org/abs/2509.22115, which does not normalise again afterwards.
 
   Args:
-    advantages: `[N]`.
+    advantages: `[E]`.
     count: how many to choose.
 
-  Returns: `[N]` bool, True for `count` of them (or all N).
+  Returns: `[E]` bool, True for `count` of them (or all E).
   """
   size = advantages.size
   if count >= size:

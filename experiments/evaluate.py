@@ -21,11 +21,12 @@ from experiments.configs import base
 from hgpo_jax.config import Config, Env
 from hgpo_jax.model import tokenizer as tokenizer_lib
 from hgpo_jax.model.weights import WeightsError
+from hgpo_jax.random_streams import Key
 from hgpo_jax.sampler.sampling import Sampling
 from hgpo_jax.train import build as model_lib
-from hgpo_jax.train import checkpoint, evaluate, loop, metrics, tasks
+from hgpo_jax.train import checkpoint, evaluate, metrics, tasks, worlds
 from hgpo_jax.train import policy as policy_lib
-from hgpo_jax.train import run as run_lib
+from hgpo_jax.train.actor import Actor
 from hgpo_jax.types import ConfigError
 
 _CHECKPOINT = flags.DEFINE_string(
@@ -95,21 +96,21 @@ def run() -> dict[str, Any]:
     config = model_lib.fit_mesh(_changed(config, folder))
     tokenizer = tokenizer_lib.load(folder / 'warm_start' / 'tokenizer')
     with (
-      loop.open_environments(config) as environments,
+      worlds.open_environments(config) as environments,
       model_lib.on_mesh(config),
     ):
       policy = policy_lib.Policy(config, tokenizer)
-      run_ = run_lib.Run(environments, policy)
+      actor = Actor(environments, policy)
       params = policy.for_sampling(policy.saved_params(folder, store, step))
       size = environments.world.num_tasks(_SPLIT.value)
       if size is None and not _GAMES.value:
         raise ConfigError('this split has no end: say how many with --games.')
       numbers = tasks.eval_tasks(_GAMES.value, size, _SPLIT.value)
-      played = run_.player.play(
+      played = actor.play(
         params,
         [environments.make_task(_SPLIT.value, n) for n in numbers],
-        policy_lib.key_of(_SEED.value, run_lib.EVALUATION),
         Sampling(_TEMPERATURE.value),
+        (_SEED.value, Key.EVALUATION),
       )
       result = {
         'step': step,
@@ -117,7 +118,7 @@ def run() -> dict[str, Any]:
         **_played_with(config),
         'temperature': _TEMPERATURE.value,
         'seed': _SEED.value,
-        'dropped_choices': run_.codec.dropped,
+        'dropped_choices': actor.codec.dropped,
         **evaluate.summarise(played, environments.world.kind),
       }
   path = folder / f'{_name(result)}.json'

@@ -58,8 +58,8 @@ def same(a, b):
 def check_words(count):
   me = jax.process_index()
   assert hosts.count() == count
-  assert hosts.first_says(10 + me) == 10
-  assert hosts.any_says(me == count - 1) and not hosts.any_says(False)
+  assert hosts.broadcast_from_first(10 + me) == 10
+  assert hosts.any_process(me == count - 1) and not hosts.any_process(False)
   assert hosts.total({'a': 1 + me}) == {'a': count * (count + 1) / 2}
   # One process may have environment servers, and count, where others do not.
   assert hosts.total({'b': 2} if me else {}) == {'b': 2 * (count - 1)}
@@ -71,25 +71,17 @@ def check_words(count):
 
 def check_episodes():
   everything = [episode(n) for n in range(7)]
-  tasks = [t.task for t in everything]
 
-  def play(own):
-    return [everything[n] for n in own]
-
-  assert same(exchange.exchanged(play, tasks), everything)
-  assert exchange.exchanged(lambda own: [], []) == []
+  own = [everything[n] for n in hosts.share(len(everything))]
+  assert same(exchange.exchanged(own), everything)
+  assert exchange.exchanged([]) == []
   for error, kind in (
     (RuntimeError('a wall'), exchange.PlayFailed),
     (exchange.Preempted('now'), exchange.Preempted),
   ):
-
-    def fail(own, error=error):
-      if not hosts.is_first():
-        return play(own)
-      raise error
-
+    here = ([], error) if hosts.is_first() else (own, None)
     try:
-      exchange.exchanged(fail, tasks)
+      exchange.exchanged(*here)
     except kind as found:
       assert kind is exchange.Preempted or 'process 0: Runt' in str(found)
     else:

@@ -24,10 +24,12 @@ from experiments.configs import alfworld_qwen, base
 from hgpo_jax.config import Config
 from hgpo_jax.model import qwen2, weights
 from hgpo_jax.model import tokenizer as tokenizer_lib
+from hgpo_jax.rollout.environments import Environments
 from hgpo_jax.train import build as model_lib
-from hgpo_jax.train import loop, warm_start
+from hgpo_jax.train import learner as learner_lib
 from hgpo_jax.train import policy as policy_lib
-from hgpo_jax.train import run as run_lib
+from hgpo_jax.train import warm_start, worlds
+from hgpo_jax.train.actor import Actor
 from hgpo_jax.train.compilations import Compilations
 
 _PRESET = flags.DEFINE_enum('preset', '1.5b', list(qwen2.CONFIGS), 'Size.')
@@ -70,14 +72,15 @@ def _measure(folder: pathlib.Path) -> dict[str, Any]:
   with (
     Compilations() as compilations,
     model_lib.on_mesh(c),
-    loop.open_environments(c) as environments,
+    worlds.open_environments(c) as environments,
   ):
     written = _written(c, environments, folder / 'policy')
     policy = dataclasses.replace(c.policy, checkpoint=written)
     c = dataclasses.replace(c, policy=policy)
-    run, reference = warm_start.warm_start(c, environments, folder / 'run')
-    learner = run.make_learner()
-    state = run.policy.init_state(reference, learner.optimizer)
+    made, reference = warm_start.warm_start(c, environments, folder / 'run')
+    actor = Actor(environments, made)
+    learner = learner_lib.make_learner(made, actor.sampling)
+    state = made.init_state(reference, learner.optimizer)
 
     def update(state: Any, played: Any, step: int) -> Any:
       return jax.block_until_ready(
@@ -85,7 +88,9 @@ def _measure(folder: pathlib.Path) -> dict[str, Any]:
       )
 
     for step in range(_ITERATIONS.value):
-      played = watch('rollout', run.rollout, policy_lib.policy_of(state), step)
+      played = watch(
+        'rollout', actor.rollout, policy_lib.policy_of(state), step
+      )
       turns = [turn for t in played for turn in t.turns]
       watch('advantages', learner.advantages, played, (0, step))
       watch('scoring', learner.log_probs, reference, turns)
@@ -108,7 +113,7 @@ def _measure(folder: pathlib.Path) -> dict[str, Any]:
 
 def _written(
   c: Config,
-  environments: run_lib.Environments,
+  environments: Environments,
   folder: pathlib.Path,
 ) -> str:
   """Writes a policy of random weights and a tokenizer for it."""

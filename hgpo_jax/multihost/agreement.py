@@ -1,8 +1,8 @@
 """What the processes of one run must have in common before they start.
 
-Each sees its own command line and file system; where those differ, one would
-wait for ever for what another does not do. All processes call these functions,
-and all of them raise alike.
+Each has its own command line and file system; where those differ, one process
+would wait for ever for a call that another does not make. All processes call
+these functions, and all of them raise the same error.
 """
 
 from __future__ import annotations
@@ -42,20 +42,20 @@ def newest(store: checkpoint.Checkpoints) -> int | None:
 
   Raises: CheckpointError where processes see different ones.
   """
-  found = store.latest()
-  seen = [x.decode() for x in hosts.gather(str(found).encode())]
-  if len(set(seen)) > 1:
+  own = store.latest()
+  steps = [x.decode() for x in hosts.gather(str(own).encode())]
+  if len(set(steps)) > 1:
     raise checkpoint.CheckpointError(
       f'the newest steps in {store.folder} are, as the processes see it, '
-      f'{", ".join(seen)}. {_SHARE}'
+      f'{", ".join(steps)}. {_SHARE}'
     )
-  return found
+  return own
 
 
 def shared(written: pathlib.Path) -> None:
-  """Raises CheckpointError where not all see what the first one wrote."""
+  """Raises CheckpointError unless all see the file that the first one wrote."""
   hosts.wait('the first process has written')
-  if hosts.any_says(not written.exists()):
+  if hosts.any_process(not written.exists()):
     raise checkpoint.CheckpointError(
       f'{written} was written by process 0, and others do not see it. {_SHARE}'
     )

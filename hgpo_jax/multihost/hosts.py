@@ -2,7 +2,7 @@
 
 JAX runs one program on the devices of all processes, so that every process must
 call the same jitted functions in the same order. What only one process knows
-(its episodes, its signals) is told to all before anything depends on it. With
+(its episodes, its signals) is sent to all before anything depends on it. With
 one process these functions cost nothing.
 """
 
@@ -17,10 +17,9 @@ import numpy as np
 from jax._src import distributed  # its store of keys has no public name
 from jax.experimental import multihost_utils
 
-# Seconds until the others stop when a process falls silent, and until one that
-# ends stops waiting for the others.
-_SILENCE, _FAREWELL = 60, 30
-_PIECE = 1 << 26  # bytes that all processes give at a time
+_HEARTBEAT_TIMEOUT = 60  # seconds until the others stop when a process hangs
+_SHUTDOWN_TIMEOUT = 30  # seconds that a process which ends waits for the others
+_PIECE = 1 << 26  # bytes that all processes exchange at a time
 
 
 def initialize(
@@ -38,16 +37,16 @@ def initialize(
   Without arguments they are read from a cluster that JAX knows (TPU pods, GKE,
   Slurm, MPI).
   """
-  # SIGTERM is the trainer's own affair.
+  # The trainer handles SIGTERM itself.
   jax.config.update('jax_enable_preemption_service', False)
   jax.distributed.initialize(
     coordinator,
     num_processes,
     process_id,
-    # Elsewhere a process would be given one device of its machine.
+    # Cluster detection would give a process one device of its machine.
     cluster_detection_method='deactivate' if coordinator else None,
-    heartbeat_timeout_seconds=_SILENCE,
-    shutdown_timeout_seconds=_FAREWELL,
+    heartbeat_timeout_seconds=_HEARTBEAT_TIMEOUT,
+    shutdown_timeout_seconds=_SHUTDOWN_TIMEOUT,
   )
 
 
@@ -62,13 +61,13 @@ def is_first() -> bool:
 
 
 def share(size: int) -> range:
-  """Returns which of `size` things are this process's own; a run of them."""
+  """Returns which of `size` items are this process's own: one range."""
   first, n = jax.process_index(), jax.process_count()
   return range(size * first // n, size * (first + 1) // n)
 
 
 def portion(number: int) -> int:
-  """Returns how many of `number` things at once are this process's to hold."""
+  """Returns how many of `number` rows this process holds at once."""
   return -(-number // jax.process_count())
 
 
@@ -78,66 +77,66 @@ def wait(name: str) -> None:
     multihost_utils.sync_global_devices(name)
 
 
-def first_says(value: int) -> int:
-  """Returns what the first process gives."""
+def broadcast_from_first(value: int) -> int:
+  """Returns the first process's value, in all processes."""
   if jax.process_count() == 1:
     return value
   return int(multihost_utils.broadcast_one_to_all(np.int64(value)))
 
 
-def any_says(flag: bool) -> bool:
-  """Whether a process says so."""
+def any_process(flag: bool) -> bool:
+  """Whether the flag is true in at least one process."""
   if jax.process_count() == 1:
     return flag
   return bool(np.any(multihost_utils.process_allgather(np.bool_(flag))))
 
 
-def ring(name: str) -> None:
-  """Lets every process that asks `rung` know; waits for none of them."""
-  _keys().key_value_set(f'{name}/{jax.process_index()}', 'yes', True)
+def set_flag(name: str) -> None:
+  """Sets a flag that all processes can read; waits for none of them."""
+  _key_value_store().key_value_set(f'{name}/{jax.process_index()}', 'yes', True)
 
 
-def rung(name: str) -> bool:
-  """Whether a process rang that; raises RuntimeError if the first is gone."""
-  return bool(_keys().key_value_dir_get(f'{name}/'))
+def flag_is_set(name: str) -> bool:
+  """Whether a process set it; raises RuntimeError if the first one is gone."""
+  return bool(_key_value_store().key_value_dir_get(f'{name}/'))
 
 
-def _keys() -> Any:
+def _key_value_store() -> Any:
   return distributed.global_state.client
 
 
 def gather(data: bytes) -> list[bytes]:
-  """Returns what each process gives, of any length."""
+  """Returns the bytes of each process, of any length, in all processes."""
   n = jax.process_count()
   if n == 1:
     return [data]
   sizes = multihost_utils.process_allgather(np.int32(len(data)))
-  # Every length is a program of its own, and all of it goes to all devices.
+  # XLA compiles a program for every length; all of it goes to all devices.
   piece = min(1 << int(sizes.max()).bit_length(), max(_PIECE // n, 1))
-  found: list[list[bytes]] = [[] for _ in range(n)]
+  parts: list[list[bytes]] = [[] for _ in range(n)]
   for start in range(0, int(sizes.max()), piece):
-    part = np.zeros(piece, np.uint8)
-    mine = np.frombuffer(data[start : start + piece], np.uint8)
-    part[: mine.size] = mine
-    for row, of_all in zip(
-      found, multihost_utils.process_allgather(part), strict=True
+    own = np.zeros(piece, np.uint8)
+    used = np.frombuffer(data[start : start + piece], np.uint8)
+    own[: used.size] = used
+    for row, part in zip(
+      parts, multihost_utils.process_allgather(own), strict=True
     ):
-      row.append(of_all.tobytes())
+      row.append(part.tobytes())
   return [
     b''.join(row)[:size]
-    for row, size in zip(found, sizes.tolist(), strict=True)
+    for row, size in zip(parts, sizes.tolist(), strict=True)
   ]
 
 
 def total(numbers: Mapping[str, float]) -> dict[str, float]:
-  """Adds up what the processes counted, by name; some may lack some names."""
-  found = [json.loads(x) for x in gather(json.dumps(dict(numbers)).encode())]
-  names = {name: None for x in found for name in x}
-  return {name: sum(x.get(name, 0) for x in found) for name in names}
+  """Adds up the processes' numbers by name; some may lack some names."""
+  counts = [json.loads(x) for x in gather(json.dumps(dict(numbers)).encode())]
+  names = {name: None for count in counts for name in count}
+  return {name: sum(count.get(name, 0) for count in counts) for name in names}
 
 
 def say(text: object) -> None:
-  """Prints, once for all processes."""
+  """Prints in the first process only."""
   if is_first():
     print(text)
 

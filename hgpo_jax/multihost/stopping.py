@@ -1,7 +1,7 @@
 """Signals -> flags that the loop reads where it can stop without loss.
 
-SIGTERM of one process is told to all: its machine goes away soon, and nothing
-can be saved before the others have stopped playing too.
+SIGTERM of one process stops all: its machine goes away soon, and a checkpoint
+can be saved only when the others have stopped playing, too.
 """
 
 from __future__ import annotations
@@ -14,77 +14,66 @@ import signal
 import socket
 import threading
 from collections.abc import Callable, Iterator
-from typing import Any
 
 from hgpo_jax.multihost import hosts
 from hgpo_jax.multihost.exchange import Preempted
 
-_EVERY = 1.0  # seconds between two looks at what others were told
+_FLAG = 'SIGTERM'  # its name for all processes
+_EVERY = 1.0  # seconds between two looks at the flag
 
 
 @dataclasses.dataclass
 class Stop:
-  """What this process was asked for.
+  """How this process was asked to stop.
 
   Attributes:
-    soon: to stop after the iteration (Ctrl-C).
-    now: to give up what is being played, as the machine will go away (SIGTERM).
+    after_iteration: by Ctrl-C: when the iteration is done.
+    now: by SIGTERM: at once, without the episodes that are being played, as
+      the machine will go away.
   """
 
-  soon: bool = False
+  after_iteration: bool = False
   now: bool = False
 
   def check(self) -> None:
-    """Raises Preempted if playing is to be given up."""
+    """Raises Preempted after SIGTERM."""
     if self.now:
       raise Preempted('SIGTERM')
 
 
-def unless_stopped(
-  stop: Stop, step_envs: Callable[[Any], Any]
-) -> Callable[[Any], Any]:
-  """EnvironmentPool that play no further, with `Preempted`, after SIGTERM."""
-
-  def step(requests: Any) -> Any:
-    stop.check()
-    return step_envs(requests)
-
-  return step
-
-
 @contextlib.contextmanager
 def on_sigterm(stop: Stop) -> Iterator[None]:
-  """Notes SIGTERM, of this process or of another one of the run."""
+  """Sets `stop.now` at SIGTERM of any process of the run."""
 
   def note() -> None:
     stop.now = True
 
-  with _heard(signal.SIGTERM, note):
+  with _handler(signal.SIGTERM, note):
     if hosts.count() == 1:
       yield
     else:
-      with _told_to_all(stop):
+      with _shared(stop):
         yield
 
 
 @contextlib.contextmanager
 def on_ctrl_c(stop: Stop) -> Iterator[None]:
-  """Notes the first Ctrl-C; the second stops at once."""
+  """Sets `stop.after_iteration` at Ctrl-C; the second one stops at once."""
 
   def note() -> None:
-    if stop.soon:
+    if stop.after_iteration:
       raise KeyboardInterrupt
-    stop.soon = True
+    stop.after_iteration = True
     # Not print(): the signal may have come in the middle of one.
     os.write(1, b'\nstopping after this iteration; Ctrl-C again stops now\n')
 
-  with _heard(signal.SIGINT, note):
+  with _handler(signal.SIGINT, note):
     yield
 
 
 @contextlib.contextmanager
-def _told_to_all(stop: Stop) -> Iterator[None]:
-  """Runs a thread that listens to the others, and for them.
+def _shared(stop: Stop) -> Iterator[None]:
+  """Runs a thread that shares SIGTERM with the other processes.
 
   The main thread may be inside of XLA, waiting for the others, and Python calls
   no handler meanwhile; but the number of a signal is written to a socket at
@@ -100,11 +89,11 @@ def _told_to_all(stop: Stop) -> Iterator[None]:
   finally:
     signal.set_wakeup_fd(before)
     writer.close()
-    thread.join(2 * _EVERY)  # no longer: it may ask a process that is dead
+    thread.join(2 * _EVERY)  # no longer: the process it asks may be dead
 
 
 def _listen(stop: Stop, signals: socket.socket) -> None:
-  """Sets `stop.now` here and everywhere; ends with the other end."""
+  """Sets `stop.now` in all processes; ends when the socket is closed."""
   with signals, contextlib.suppress(RuntimeError):  # JAX ends us soon
     while not stop.now:
       if select.select([signals], [], [], _EVERY)[0]:
@@ -112,17 +101,18 @@ def _listen(stop: Stop, signals: socket.socket) -> None:
         if not numbers:
           return
         stop.now |= signal.SIGTERM in numbers
-      elif hosts.rung('SIGTERM'):
+      elif hosts.flag_is_set(_FLAG):
         stop.now = True
         return
-    hosts.ring('SIGTERM')
+    hosts.set_flag(_FLAG)
 
 
 @contextlib.contextmanager
-def _heard(number: int, note: Callable[[], None]) -> Iterator[None]:
+def _handler(number: int, note: Callable[[], None]) -> Iterator[None]:
+  """Calls `note` at a signal, and restores the handler before it."""
   try:
     before = signal.signal(number, lambda *_: note())
-  except ValueError:  # not the main thread: signals are somebody else's
+  except ValueError:  # not the main thread, which alone may handle signals
     yield
     return
   try:

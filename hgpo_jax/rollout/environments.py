@@ -1,14 +1,15 @@
-"""EnvironmentPool that answer when they are done, called here or by threads."""
+"""The environments of a rollout: what is opened, and who calls them when."""
 
 from __future__ import annotations
 
 import concurrent.futures
-from collections.abc import Callable, Mapping
-from typing import Any, Protocol, Self
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Protocol
 
 
 class Step(Protocol):
-  """What an environment answers (the fields that a rollout reads)."""
+  """What an environment returns (the fields that a rollout reads)."""
 
   @property
   def observation(self) -> str: ...
@@ -32,22 +33,72 @@ class Step(Protocol):
   def parts(self) -> Mapping[str, float]: ...
 
 
+# Number of an environment -> task or action, to number -> step.
 StepEnvs = Callable[[Mapping[int, Any]], Mapping[int, Step]]
 
 
-class EnvironmentPool:
-  """Requests in; answers out, in any order.
+class AgentLayer(Protocol):
+  """The words between environment and policy; see `envs/agent.py`."""
 
-  With workers every slot is a call of its own and several are under way, so
-  that a slow environment delays nobody. Without, all are called together.
+  def task(self, first_observation: str, /) -> str:
+    """The task, as the first observation states it."""
+    ...
+
+  def message(
+    self, task: str, history: Sequence[tuple[str, str]], step: Any
+  ) -> str:
+    """The prompt of a turn; history is pairs (observation, action)."""
+    ...
+
+  def replies(self, step: Any) -> Sequence[str]:
+    """The replies that constrained decoding allows; () allows any."""
+    ...
+
+  def written(self, action: str) -> str:
+    """The reply that plays an action."""
+    ...
+
+  def project(self, reply: str, step: Any) -> tuple[str, bool]:
+    """The action of a reply, and whether the reply was well formed."""
+    ...
+
+
+@dataclasses.dataclass(frozen=True)
+class Environments:
+  """An opened world, as callables and words.
+
+  Attributes:
+    world: tasks, their kinds, demonstrations (see envs/world.py).
+    make_task: (split, index) -> task.
+    agent: the words.
+    words: the template as JSON; a warm start depends on it.
+    step_envs: resets and steps the environments.
+    counts: what happened to their servers so far, by name.
+    check: called between turns; it raises where play must be given up.
+  """
+
+  world: Any
+  make_task: Callable[[str, int], Any]
+  agent: AgentLayer
+  words: Mapping[str, Any]
+  step_envs: StepEnvs
+  counts: Callable[[], Mapping[str, float]] = dict
+  check: Callable[[], None] = lambda: None
+
+
+class EnvironmentPool:
+  """Takes requests by environment number; returns steps in any order.
+
+  With workers each environment is a call of its own and several are in flight,
+  so that a slow environment delays no other. Without, all are called together.
   """
 
   def __init__(self, step_envs: StepEnvs, workers: int):
-    """Takes the environments and the number of threads; 0 is none."""
+    """Takes the environments and the number of threads; 0 uses none."""
     self._step_envs = step_envs
     self._requests: dict[int, Any] = {}  # without workers: not called yet
     self._calls: dict[concurrent.futures.Future, int] = {}
-    self._pool = (
+    self._executor = (
       concurrent.futures.ThreadPoolExecutor(workers, 'environments')
       if workers
       else None
@@ -59,47 +110,41 @@ class EnvironmentPool:
     return len(self._requests) + len(self._calls)
 
   def send(self, requests: Mapping[int, Any]) -> None:
-    """Gives tasks or actions to slots whose last answer was taken."""
-    if self._pool is None:
+    """Sends tasks or actions to environments that have none in flight."""
+    if self._executor is None:
       self._requests |= requests
       return
-    for slot, request in requests.items():
-      call = self._pool.submit(self._step_envs, {slot: request})
-      self._calls[call] = slot
+    for env, request in requests.items():
+      call = self._executor.submit(self._step_envs, {env: request})
+      self._calls[call] = env
 
-  def answers(self, least: int) -> dict[int, Step]:
-    """Takes the answers that are there, by slot.
+  def receive(self, least: int) -> dict[int, Step]:
+    """Returns the steps that are there, by environment number.
 
     Args:
-      least: how many to wait for; fewer come where fewer are under way.
+      least: how many to wait for, at most as many as are in flight.
 
     Raises: the first error of an environment.
     """
-    if self._pool is None:
+    if self._executor is None:
       requests, self._requests = self._requests, {}
       return dict(self._step_envs(requests)) if requests else {}
-    found: dict[int, Step] = {}
+    steps: dict[int, Step] = {}
     while self._calls:
-      missing = len(found) < least
+      missing = len(steps) < least
       done, _ = concurrent.futures.wait(
         self._calls,
         timeout=None if missing else 0,
         return_when=concurrent.futures.FIRST_COMPLETED,
       )
       for call in done:
-        slot = self._calls.pop(call)
-        found[slot] = call.result()[slot]
+        env = self._calls.pop(call)
+        steps[env] = call.result()[env]
       if not missing:
         break
-    return found
+    return steps
 
   def close(self) -> None:
-    """Drops what was not called yet, and waits for nothing."""
-    if self._pool is not None:
-      self._pool.shutdown(wait=False, cancel_futures=True)
-
-  def __enter__(self) -> Self:
-    return self
-
-  def __exit__(self, *_: object) -> None:
-    self.close()
+    """Drops the requests that were not called yet; waits for nothing."""
+    if self._executor is not None:
+      self._executor.shutdown(wait=False, cancel_futures=True)

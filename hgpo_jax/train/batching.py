@@ -9,15 +9,14 @@ from typing import Any
 import jax
 import numpy as np
 
-from hgpo_jax import types
+from hgpo_jax import random_streams, types
 from hgpo_jax.advantages import Rows, grouping, intern, intern_within
 from hgpo_jax.advantages import returns as returns_lib
+from hgpo_jax.random_streams import Seed
 
 # Rows are padded to a multiple of this, so that few sizes are compiled.
 ROWS = 1024
 SCORES = 3  # C, see `episode_scores`
-# What a seed is for stands last in it, so that no two purposes share a stream.
-_ORDER = 1
 
 
 def round_up(size: int, multiple: int) -> int:
@@ -34,7 +33,7 @@ def estimator_rows(
   fields: Collection[str] = (),
   similarity: float = 1.0,
 ) -> Rows:
-  """Codes trajectories as the integer and float columns of the estimators.
+  """Encodes trajectories as the columns that the estimators read.
 
   Args:
     trajectories: E episodes.
@@ -43,11 +42,10 @@ def estimator_rows(
     invalid_penalty: taken off the return and the episode score of a row whose
       reply was malformed; not propagated to earlier rows.
     multiple: N is padded to a multiple of this.
-    fields: names of optional fields that are wanted too: `scores`, see
-      `episode_scores`, and `outcome`: whether the episode was won, and where
-      and how it ended.
-    similarity: observations of a task that are at least so alike, in (0, 1],
-      count as one; 1 is equality. See `grouping.similar_ids`.
+    fields: names of optional fields to fill: `scores`, see `episode_scores`,
+      and `outcome`, see `outcomes`.
+    similarity: in (0, 1]; observations of a task that are at least this
+      similar count as one; 1 is equality. See `grouping.similar_ids`.
 
   Returns: `Rows` with N rows, trajectory after trajectory, turn after turn.
   """
@@ -99,7 +97,7 @@ def estimator_rows(
 def places(
   trajectories: Sequence[types.Trajectory],
 ) -> tuple[np.ndarray, np.ndarray]:
-  """Each turn's episode, and its number there from 0 on: two `[n]` int32."""
+  """Each turn's episode, and its number there from 0 on: two `[N]` int32."""
   lengths = [len(t.turns) for t in trajectories]
   owner = np.repeat(np.arange(len(lengths)), lengths)
   number = np.concatenate([np.arange(n) for n in lengths])
@@ -116,7 +114,7 @@ def turn_rewards(
   Arguments as in `estimator_rows`. Unlike there, the penalty is a reward like
   others, which a critic learns to expect.
 
-  Returns: `[n]` float32, in reward units.
+  Returns: `[N]` float32, in reward units.
   """
   turns = [turn for t in trajectories for turn in t.turns]
   rewards = np.array([u.reward for u in turns], np.float32) * reward_scale
@@ -125,7 +123,7 @@ def turn_rewards(
 
 
 def cut_short(trajectories: Sequence[types.Trajectory]) -> np.ndarray:
-  """Marks the last turn of episodes that the step limit ended: `[n]` bool."""
+  """Marks the last turn of episodes that the step limit ended: `[N]` bool."""
   return np.array(
     [t.truncated and u is t.turns[-1] for t in trajectories for u in t.turns]
   )
@@ -134,10 +132,10 @@ def cut_short(trajectories: Sequence[types.Trajectory]) -> np.ndarray:
 def episode_scores(
   trajectories: Sequence[types.Trajectory], reward_scale: float
 ) -> np.ndarray:
-  """What an episode can be judged by, the larger the better: `[E, C]`.
+  """Scores of each episode, the larger the better: `[E, C]` float32.
 
-  Its reward, in reward units; minus the share of malformed replies; minus its
-  turns.
+  Its reward, in reward units; minus its share of malformed replies; minus its
+  number of turns.
   """
   return np.array(
     [
@@ -155,8 +153,9 @@ def episode_scores(
 def outcomes(trajectories: Sequence[types.Trajectory]) -> np.ndarray:
   """Numbers how episodes ended, `[E]` int32.
 
-  Alike are those that were both won, or both lost, by the same last action on
-  the same last observation: what comes of it is not observed any more.
+  Two episodes have the same number where both were won, or both lost, by the
+  same last action on the same last observation: the world does not show what
+  follows it.
   """
   return intern(
     (t.won, t.turns[-1].observation, t.turns[-1].action) for t in trajectories
@@ -166,7 +165,7 @@ def outcomes(trajectories: Sequence[types.Trajectory]) -> np.ndarray:
 def _observations(
   turns: Sequence[types.Turn], task: np.ndarray, similarity: float
 ) -> np.ndarray:
-  """Numbers the observations within their tasks, `[n]` int32."""
+  """Numbers the observations within their tasks, `[N]` int32."""
   texts = [u.observation for u in turns]
   if similarity < 1:
     return grouping.similar_ids(texts, task.tolist(), similarity)
@@ -213,5 +212,5 @@ def minibatches(rows: int, size: int, seed: Sequence[int]) -> list[np.ndarray]:
 
   Returns: row numbers; together, every row once.
   """
-  order = np.random.default_rng((*seed, _ORDER)).permutation(rows)
+  order = random_streams.generator(seed, Seed.MINIBATCHES).permutation(rows)
   return np.array_split(order, -(-rows // size))

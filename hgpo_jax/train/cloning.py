@@ -11,25 +11,24 @@ from typing import Any
 import numpy as np
 
 from hgpo_jax import types
-from hgpo_jax.rollout import episodes
+from hgpo_jax.rollout.codec import Codec
+from hgpo_jax.rollout.environments import AgentLayer
 from hgpo_jax.train import batching, checkpoint, packing, update
 from hgpo_jax.train import optimizer as optimizer_lib
 
-# Raised when equal settings would no longer give an equal warm start.
+# To be raised when equal settings no longer give an equal warm start.
 _VERSION = 2
 
-# One shown turn of an expert's episode: user message, replies that decoding
-# would be limited to, the reply to clone.
+# One turn of an expert's episode: user message, replies that constrained
+# decoding would allow, the reply to clone.
 Example = tuple[str, list[str], str]
 
 
-def examples(
-  episode: Sequence[Any], agent: episodes.AgentLayer
-) -> list[Example]:
-  """Words an expert's episode as the policy would meet it.
+def examples(episode: Sequence[Any], agent: AgentLayer) -> list[Example]:
+  """Writes an expert's episode as prompts and replies of the policy.
 
-  What is cloned is the expert's advice, also where another move was played;
-  the history of later turns tells what was played.
+  The reply is the expert's advice, also where another move was played; the
+  history of later turns holds what was played.
 
   Args:
     episode: records with `step`, `action` (played) and `advice`.
@@ -37,9 +36,9 @@ def examples(
   """
   task = agent.task(episode[0].step.observation)
   history: list[tuple[str, str]] = []
-  found: list[Example] = []
+  made: list[Example] = []
   for shown in episode:
-    found.append(
+    made.append(
       (
         agent.message(task, history, shown.step),
         list(agent.replies(shown.step)),
@@ -47,24 +46,24 @@ def examples(
       )
     )
     history.append((shown.step.observation, shown.action))
-  return found
+  return made
 
 
-def texts(found: Iterable[Example]) -> Iterable[str]:
-  """Yields all that the policy would read or write in these examples."""
-  for message, replies, reply in found:
+def texts(examples: Iterable[Example]) -> Iterable[str]:
+  """Yields the messages, allowed replies and replies of examples."""
+  for message, replies, reply in examples:
     yield message
     yield from replies
     yield reply
 
 
 def to_turns(
-  found: Sequence[Example], codec: episodes.Codec, max_reply: int
+  examples: Sequence[Example], codec: Codec, max_reply: int
 ) -> list[types.Turn]:
   """Encodes the examples whose reply fits into `max_reply`."""
   kept = [
     (message, replies, tokens)
-    for message, replies, reply in found
+    for message, replies, reply in examples
     if len(tokens := codec.replies([reply])[0]) <= max_reply
   ]
   prompts = codec.prompts([message for message, _, _ in kept])
@@ -107,8 +106,8 @@ def clone(
     minibatch: turns per optimiser step.
     learning_rate: the peak; warmed up over 5 % of the steps, then a cosine.
     seed: of the order of turns.
-    report: told (step, steps, loss) after every step.
-    placed: lays a state out on the devices, under jit or not.
+    report: called with (step, steps, loss) after every step.
+    placed: places a state on the devices, under jit or not.
 
   Returns: the trained params.
   """
@@ -132,15 +131,15 @@ def clone(
   done = 0
   for epoch in range(epochs):
     for index in batching.minibatches(len(turns), minibatch, (seed, epoch)):
-      plan = packing.pack(flat, index, shapes, micro)
-      state, scalars = step_fn(state, plan.unlabelled())
+      batch = packing.pack(flat, index, shapes, micro).unlabelled()
+      state, scalars = step_fn(state, batch)
       done += 1
       report(done, steps, scalars['loss'])
   return state.params
 
 
 def cache_folder(root: pathlib.Path, settings: Any) -> pathlib.Path:
-  """Returns the folder of the warm start that `settings` (JSON) describe."""
+  """Returns the folder of the warm start with these `settings` (JSON)."""
   text = json.dumps([_VERSION, settings], sort_keys=True)
   return root / hashlib.sha256(text.encode()).hexdigest()[:16]
 

@@ -1,4 +1,4 @@
-"""How often XLA compiled, and how long that took."""
+"""Counts XLA's compilations and their seconds."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ class Compilations:
 
   def __init__(self) -> None:
     self.count, self.seconds = 0, 0.0
-    jax.monitoring.register_event_duration_secs_listener(self._hear)
+    jax.monitoring.register_event_duration_secs_listener(self._on_event)
 
   def close(self) -> None:
     """Stops counting; the numbers stay."""
-    jax.monitoring.unregister_event_duration_listener(self._hear)
+    jax.monitoring.unregister_event_duration_listener(self._on_event)
 
   def __enter__(self) -> Self:
     return self
@@ -31,7 +31,7 @@ class Compilations:
   def __exit__(self, *_: object) -> None:
     self.close()
 
-  def _hear(self, event: str, duration_secs: float, **kwargs: Any) -> None:
+  def _on_event(self, event: str, duration_secs: float, **kwargs: Any) -> None:
     del kwargs
     if event == _EVENT:
       self.count += 1

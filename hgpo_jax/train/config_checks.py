@@ -13,7 +13,15 @@ from hgpo_jax.advantages import Rows
 from hgpo_jax.config import Config
 from hgpo_jax.model import attention, qwen2
 from hgpo_jax.model import tokenizer as tokenizer_lib
-from hgpo_jax.train import batching, build, estimators, rewards, update
+from hgpo_jax.rollout.environments import Environments
+from hgpo_jax.train import (
+  batching,
+  build,
+  estimators,
+  rewards,
+  tasks,
+  update,
+)
 
 # Makes the mesh that a config asks for; None is a single device.
 MeshOf = Callable[[Config], Any]
@@ -31,6 +39,17 @@ def check(config: Config, mesh: MeshOf = build.mesh_of) -> None:
   """
   if found := problems(config, mesh):
     raise types.ConfigError('\n'.join(found))
+
+
+def check_games(config: Config, environments: Environments) -> None:
+  """Refuses splits that the world does not have, before anything is played.
+
+  Raises: ConfigError that names the split; what the world itself raises.
+  """
+  for split in config.eval.splits if config.eval.games >= 0 else ():
+    tasks.eval_tasks(
+      config.eval.games, environments.world.num_tasks(split), split
+    )
 
 
 def problems(config: Config, mesh: MeshOf = build.mesh_of) -> list[str]:

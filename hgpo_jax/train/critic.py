@@ -1,9 +1,9 @@
-"""PPO's critic: what it thinks of an iteration, and what it learns from it.
+"""PPO's critic: the advantages of an iteration, and its own training.
 
 PPO, Schulman et al. 2017 (https://arxiv.org/abs/1707.06347). The critic has
-params, an optimizer and a clip of its own, and sees the policy's mini-batches.
+params, an optimizer and a clip of its own, and the policy's mini-batches.
 
-Axes: n turns; R tokens of a reply; r values of a turn, 1 or R by the level.
+Axes: N turns; R tokens of a reply; r values of a turn, 1 or R by the level.
 """
 
 from __future__ import annotations
@@ -46,15 +46,15 @@ class ValueLoss:
     def mean(x: Array) -> Array:
       return aggregate.token_mean(x, mask, over.tokens)
 
-    found = value.clipped_error(
+    error = value.clipped_error(
       scores, batch.old_values, batch.targets, clip=self.clip
     )
-    loss = mean(found.loss)
-    return loss, {'value_loss': loss, 'value_clipped': mean(found.clipped)}
+    loss = mean(error.loss)
+    return loss, {'value_loss': loss, 'value_clipped': mean(error.clipped)}
 
 
 class Critic:
-  """A `judging.AdvantageEstimator` whose values are learned.
+  """An `estimators.AdvantageEstimator` whose values are learned.
 
   Attributes:
     optimizer: of its params.
@@ -83,18 +83,18 @@ class Critic:
     )
 
   def is_ready(self, state: types.TrainState) -> bool:
-    """Whether it has learned for long enough that the policy may follow."""
+    """Whether its warm-up is over, so that the policy may be trained."""
     return int(_own(state).step) >= self._options.critic_warmup
 
-  def judge(
+  def estimate(
     self,
     trajectories: Sequence[types.Trajectory],
     state: types.TrainState | None,
-    plans: Sequence[packing.MiniBatch],
+    minibatches: Sequence[packing.MiniBatch],
   ) -> estimators.Advantages:
-    """Values all turns, and says how much better each was than expected."""
+    """Computes the values of all turns, and their generalised advantages."""
     algo, options = self._algo, self._options
-    values, mask = self._values(_own(state), trajectories, plans)
+    values, mask = self._values(_own(state), trajectories, minibatches)
     last = np.arange(len(mask)), mask.sum(axis=1) - 1  # step of each turn
     rewards = np.zeros_like(values)
     rewards[last] = batching.turn_rewards(
@@ -102,13 +102,13 @@ class Critic:
     )
     goes_on = batching.cut_short(trajectories) & options.bootstrap_truncated
     traj, turn = batching.places(trajectories)
-    found = _advantages(
+    padded = _advantages(
       *map(_padded, (rewards, values, traj, turn, mask)),
       last_values=_padded(goes_on * values[last]),
       gamma=algo.gamma,
       lam=options.lam,
     )
-    advantages, targets = (np.asarray(x)[: len(mask)] for x in found)
+    advantages, targets = (np.asarray(x)[: len(mask)] for x in padded)
     return estimators.Advantages(
       advantages[:, 0] if options.level == 'turn' else advantages,
       values,
@@ -119,14 +119,14 @@ class Critic:
       },
     )
 
-  def learn(
+  def update(
     self,
     state: types.TrainState,
-    plan: packing.MiniBatch,
+    minibatch: packing.MiniBatch,
     estimate: estimators.Advantages,
   ) -> tuple[types.TrainState, dict[str, Any]]:
     """Takes one optimiser step; the critic's old state is donated."""
-    batch = plan.value_batch(estimate.values, estimate.targets)
+    batch = minibatch.value_batch(estimate.values, estimate.targets)
     own, scalars = self._step(_own(state), batch)
     scalars['value_grad_norm'] = scalars.pop('grad_norm')
     return dataclasses.replace(state, critic=own), scalars
@@ -135,13 +135,15 @@ class Critic:
     self,
     state: types.TrainState,
     trajectories: Sequence[types.Trajectory],
-    plans: Sequence[packing.MiniBatch],
+    minibatches: Sequence[packing.MiniBatch],
   ) -> tuple[np.ndarray, np.ndarray]:
-    """Values `[n, r]` of all turns, and which of them there are."""
+    """Values `[N, r]` of all turns, and a mask of those that are real."""
     params = lora.combine(state.params, state.frozen)
     sizes = np.array([[u.reply.size] for t in trajectories for u in t.turns])
-    found = [self._reader(params, plan.unlabelled()) for plan in plans]
-    values = packing.gathered(plans, found, len(sizes))
+    tables = [
+      self._reader(params, minibatch.unlabelled()) for minibatch in minibatches
+    ]
+    values = packing.gathered(minibatches, tables, len(sizes))
     if self._options.level == 'turn':
       values = values[:, :1]
     return values, np.arange(values.shape[1]) < sizes
@@ -198,6 +200,6 @@ def _advantages(
 
 
 def _padded(x: np.ndarray) -> Any:
-  """`[n, ...]` with zeros up to a size that serves many iterations."""
+  """Pads `[N, ...]` with zeros to a size that serves many iterations."""
   extra = batching.round_up(len(x), batching.ROWS) - len(x)
   return np.pad(x, [(0, extra)] + [(0, 0)] * (x.ndim - 1))

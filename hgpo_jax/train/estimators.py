@@ -1,9 +1,9 @@
-"""Who says how good each turn was: the turn's group, or a critic.
+"""Advantages of an iteration's turns, from their groups or from a critic.
 
-Either gives advantages, and may learn beside the policy. `GroupEstimator` is
-all estimators of `hgpo_jax.advantages`; `critic.Critic` is PPO's.
+`GroupEstimator` computes those of `hgpo_jax.advantages`, which learn nothing;
+`critic.Critic` is PPO's, which is trained beside the policy.
 
-Axes: n turns, R tokens of a reply.
+Axes: N turns, R tokens of a reply.
 """
 
 from __future__ import annotations
@@ -31,13 +31,13 @@ FIELDS: Mapping[str, tuple[str, ...]] = {
 
 @dataclasses.dataclass(frozen=True)
 class Advantages:
-  """What is made of an iteration before anything is learned from it.
+  """Advantages of an iteration, before anything is learned from it.
 
   Attributes:
-    advantages: `[n]`, or `[n, R]` where the tokens of a turn differ.
-    values: `[n, r]` float32, a critic's, in reward units; 0 on padding. r is 1
+    advantages: `[N]`, or `[N, R]` where the tokens of a turn differ.
+    values: `[N, r]` float32, a critic's, in reward units; 0 on padding. r is 1
       where a turn has one value, else R.
-    targets: `[n, r]` float32, what they should have been.
+    targets: `[N, r]` float32, what the values are trained towards.
     scalars: to log.
   """
 
@@ -48,43 +48,52 @@ class Advantages:
 
 
 class AdvantageEstimator(Protocol):
-  """What the learner asks for advantages."""
+  """What the learner gets advantages from."""
 
-  def judge(
+  def estimate(
     self,
     trajectories: Sequence[types.Trajectory],
     state: types.TrainState | None,
-    plans: Sequence[packing.MiniBatch],
+    minibatches: Sequence[packing.MiniBatch],
   ) -> Advantages:
-    """Judges all turns; a critic needs its state, and the turns packed."""
+    """Returns the advantages of all turns, trajectory after trajectory.
+
+    Args:
+      trajectories: whole groups.
+      state: of the training; a critic reads its params.
+      minibatches: all turns packed, for a critic.
+    """
     ...
 
-  def learn(
-    self, state: types.TrainState, plan: packing.MiniBatch, estimate: Advantages
+  def update(
+    self,
+    state: types.TrainState,
+    minibatch: packing.MiniBatch,
+    estimate: Advantages,
   ) -> tuple[types.TrainState, dict[str, Any]]:
-    """Learns from a mini-batch: the new state, and scalars to log."""
+    """Takes an optimiser step: returns the new state, and scalars to log."""
     ...
 
   def is_ready(self, state: types.TrainState) -> bool:
-    """Whether the policy may follow it yet."""
+    """Whether the policy may already be trained with its advantages."""
     ...
 
 
 class GroupEstimator:
-  """Compares the episodes of a group; there is nothing to be learned."""
+  """An estimator of `hgpo_jax.advantages`: compares the turns of a group."""
 
   def __init__(self, config: Config):
-    """Takes the estimator that the experiment's `algo` names."""
+    """Builds the estimator that the experiment's `algo` names."""
     self._algo = config.algo
-    self._estimate = jax.jit(estimator(config))
+    self._fn = jax.jit(estimator(config))
 
-  def judge(
+  def estimate(
     self,
     trajectories: Sequence[types.Trajectory],
     state: types.TrainState | None = None,
-    plans: Sequence[packing.MiniBatch] = (),
+    minibatches: Sequence[packing.MiniBatch] = (),
   ) -> Advantages:
-    del state, plans
+    del state, minibatches
     algo = self._algo
     rows = batching.estimator_rows(
       trajectories,
@@ -95,12 +104,15 @@ class GroupEstimator:
       similarity=algo.chosen.get('similarity', 1.0),
     )
     count = int(rows.mask.sum())
-    return Advantages(np.asarray(self._estimate(rows))[:count])
+    return Advantages(np.asarray(self._fn(rows))[:count])
 
-  def learn(
-    self, state: types.TrainState, plan: packing.MiniBatch, estimate: Advantages
+  def update(
+    self,
+    state: types.TrainState,
+    minibatch: packing.MiniBatch,
+    estimate: Advantages,
   ) -> tuple[types.TrainState, dict[str, Any]]:
-    del plan, estimate
+    del minibatch, estimate
     return state, {}
 
   def is_ready(self, state: types.TrainState) -> bool:

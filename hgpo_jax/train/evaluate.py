@@ -1,4 +1,4 @@
-"""What was played -> tables, scalars and readable text."""
+"""Trajectories -> tables, scalars and readable text."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ from hgpo_jax import types
 def summarise(
   trajectories: Sequence[types.Trajectory], kind: Callable[[Any], str]
 ) -> dict[str, Any]:
-  """Counts what was won.
+  """Success and other means of evaluation games.
 
   Args:
     trajectories: one per game.
     kind: task -> the row of the table that it belongs to.
 
   Returns: success (share of games won), task_score (mean of the world's own
-    reward; the success again, where the world has no other), reward_parts (see
-    there), games, turns (mean), invalid (share of replies that were
-    malformed), per kind success and games, and `outcomes`: '1' or '0' for each
-    game in turn, so that runs can be compared in pairs.
+    reward, which may be the success), reward_parts (see the function), games,
+    turns (mean), invalid (share of replies that were malformed), by_type
+    (success and games of each kind), and outcomes: '1' or '0' for each game in
+    turn, so that runs can be compared in pairs.
   """
   turns = [turn for t in trajectories for turn in t.turns]
   rows: dict[str, list[bool]] = {}
@@ -47,30 +47,30 @@ def summarise(
 
 
 def task_score(trajectories: Sequence[types.Trajectory]) -> float:
-  """Mean over episodes of what the world itself rewarded, in its units."""
+  """Mean over episodes of the sum of the world's rewards, in its units."""
   return _mean([t.total_reward for t in trajectories])
 
 
 def reward_parts(
   trajectories: Sequence[types.Trajectory],
 ) -> dict[str, float]:
-  """Means of what rewards are made of, in the order of first appearance.
+  """Means of the parts of rewards, in the order of first appearance.
 
-  Each is over the episodes that have the part. WebShop's are those that ended
-  with a purchase; its `options` only where the goal asks for some.
+  Each is over the episodes that have the part: in WebShop, those that ended
+  with a purchase, and for `options` only those whose goal asks for some.
   """
   values: dict[str, list[float]] = {}
   for trajectory in trajectories:
     for name, value in trajectory.parts.items():
       values.setdefault(name, []).append(value)
-  return {name: _mean(found) for name, found in values.items()}
+  return {name: _mean(of_name) for name, of_name in values.items()}
 
 
 def by_seed(
   played: Mapping[int, Sequence[types.Trajectory]],
   kind: Callable[[Any], str],
 ) -> dict[str, Any]:
-  """Counts what was won with each seed of sampling.
+  """Summarises evaluation games by the seed of sampling.
 
   Args:
     played: seed -> one trajectory per game; the games are the same.
@@ -95,21 +95,21 @@ def table(result: Mapping[str, Any]) -> str:
     f'{result["turns"]:.1f}, invalid replies {100 * result["invalid"]:.1f} %'
   )
   if parts := result['reward_parts']:
-    told = ', '.join(f'{name} {mean:.3f}' for name, mean in parts.items())
-    lines.append(f'parts of the reward: {told}')
+    means = ', '.join(f'{name} {mean:.3f}' for name, mean in parts.items())
+    lines.append(f'parts of the reward: {means}')
   return '\n'.join(lines)
 
 
 def comparison(results: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> str:
   """Writes name -> split -> temperature -> result as one line per name.
 
-  The scores follow where they say more than the successes.
+  The task scores follow where they differ from the successes.
   """
   text = _columns(results, 'success')
-  told = [
+  all_results = [
     x for row in results.values() for y in row.values() for x in y.values()
   ]
-  if any(x['task_score'] != x['success'] for x in told):
+  if any(x['task_score'] != x['success'] for x in all_results):
     text += '\n' + _columns(results, 'task_score')
   return text
 
@@ -139,8 +139,8 @@ def rollout_scalars(
 
   Args:
     trajectories: of the world.
-    rewarded: puts in what the learner rewards.
-    reward_scale: that it multiplies these rewards by.
+    rewarded: trajectory -> the same with the learner's rewards.
+    reward_scale: of the learner's rewards.
   """
   turns = [turn for t in trajectories for turn in t.turns]
   learned = [rewarded(t) for t in trajectories]
@@ -164,8 +164,8 @@ def flat_results(
 ) -> dict[str, float]:
   """Evaluation results as scalars, `eval/<split>/<temperature>`.
 
-  That is the success; the world's own score stands below `/task_score`, and
-  what it is made of below `/reward_<part>`.
+  That is the success; `/task_score` below it is the world's own score, and
+  `/reward_<part>` are its parts.
   """
   scalars = {}
   for split, row in results.items():
@@ -185,8 +185,8 @@ def transcript(
 
   Args:
     trajectory: the episode.
-    decode: token ids of a reply -> its text, which is shown where it says more
-      than the action, as thoughts do.
+    decode: token ids of a reply -> its text, which is shown where it differs
+      from the action, such as a reply with thoughts.
   """
   lines = [f'task {trajectory.task}']
   for number, turn in enumerate(trajectory.turns, 1):
@@ -202,6 +202,16 @@ def transcript(
     else 'lost'
   )
   return '\n'.join([*lines, f'=== {ending}', ''])
+
+
+def samples(
+  played: Sequence[types.Trajectory], decode: Callable[[Any], str]
+) -> str:
+  """Writes one won and one lost episode as text, where there are such."""
+  chosen = [
+    next((t for t in played if t.won == won), None) for won in (True, False)
+  ]
+  return '\n'.join(transcript(t, decode) for t in chosen if t)
 
 
 def _mean(values: Sequence[float]) -> float:

@@ -1,4 +1,4 @@
-"""The learner's half of an iteration: trajectories -> updated params."""
+"""The learner: an iteration's trajectories -> updated params."""
 
 from __future__ import annotations
 
@@ -11,19 +11,19 @@ import jax
 import numpy as np
 import optax
 
-from hgpo_jax import types
+from hgpo_jax import random_streams, types
 from hgpo_jax.config import Config, Optim
 from hgpo_jax.model import lora
+from hgpo_jax.random_streams import Seed
+from hgpo_jax.sampler.sampling import Sampling
 from hgpo_jax.train import batching, estimators, packing, update
 from hgpo_jax.train import critic as critic_lib
 from hgpo_jax.train import optimizer as optimizer_lib
-
-# What a seed is for stands last in it; see also `batching.minibatches`.
-_SHUFFLE = 2
+from hgpo_jax.train import policy as policy_lib
 
 
 class Learner:
-  """Advantages, scoring and optimiser steps with everything compiled once.
+  """Advantages, scoring and optimiser steps; everything is compiled once.
 
   Attributes:
     optimizer: of the policy.
@@ -52,17 +52,17 @@ class Learner:
     """
     self._config, self._shapes = config, shapes
     self._epochs = config.optim.epochs
-    self._minibatch = config.optim.minibatch_turns
+    self._minibatch_size = config.optim.minibatch_turns
     self._rescore = config.loss.old_log_probs == 'score'
     self.optimizer = _adamw(config.optim)
     self.critic_optimizer: optax.GradientTransformation | None = None
-    self._judge: estimators.AdvantageEstimator
+    self._estimator: estimators.AdvantageEstimator
     if values is None:
-      self._judge = estimators.GroupEstimator(config)
+      self._estimator = estimators.GroupEstimator(config)
     else:
       rate = config.algo.ppo.critic_learning_rate
       self.critic_optimizer = _adamw(config.optim, learning_rate=rate)
-      self._judge = critic_lib.Critic(
+      self._estimator = critic_lib.Critic(
         config.algo, values, self.critic_optimizer, placed
       )
     self._scorer = update.make_scorer(score)
@@ -78,14 +78,14 @@ class Learner:
   ) -> np.ndarray:
     """Returns `[N]` advantages, trajectory after trajectory, turn by turn.
 
-    Raises: ValueError where they are a critic's, which `update` asks.
+    Raises: ValueError where a critic estimates them: it needs a state.
     """
     return self._estimated(trajectories, seed).advantages
 
   def log_probs(self, params: Any, turns: Sequence[types.Turn]) -> np.ndarray:
-    """Scores the replies of all turns: `[n, R]` float32."""
-    plans = self._plans(packing.flatten(turns, self._shapes), (0,))
-    return self._table(self._scorer, params, plans, len(turns))
+    """Scores the replies of all turns: `[N, R]` float32."""
+    minibatches = self._minibatches(packing.flatten(turns, self._shapes), (0,))
+    return self._table(self._scorer, params, minibatches, len(turns))
 
   def update(
     self,
@@ -105,32 +105,35 @@ class Learner:
     Returns: the new state, and the mean of every scalar over the optimiser
       steps; `first_*` are those of the first step, before anything moved, and
       `sampler_*` compare the sampler's log-probs with the learner's own. While
-      a critic learns alone, those of the policy's steps are missing.
+      the critic is trained alone, those of the policy's steps are missing.
     """
     turns = [turn for t in trajectories for turn in t.turns]
     flat = packing.flatten(turns, self._shapes)
-    plans = self._plans(flat, (*seed, 0))
-    estimate = self._estimated(trajectories, seed, state, plans)
+    minibatches = self._minibatches(flat, (*seed, 0))
+    estimate = self._estimated(trajectories, seed, state, minibatches)
     sampled = batching.sampled_log_probs(turns, self._shapes.reply)
     count = len(turns)
     reference_table = self._table(
-      self._reference_scorer, reference, plans, count
+      self._reference_scorer, reference, minibatches, count
     )
     old = sampled
     if self._rescore:
       policy = lora.combine(state.params, state.frozen)
-      old = self._table(self._scorer, policy, plans, count)
-    moves = self._judge.is_ready(state)
-    seen: list[dict[str, Any]] = []
+      old = self._table(self._scorer, policy, minibatches, count)
+    trains_policy = self._estimator.is_ready(state)
+    steps: list[dict[str, Any]] = []  # scalars of each optimiser step
+    real_tokens = float(np.mean([m.fill() for m in minibatches]))
     for epoch in range(self._epochs):
-      for plan in plans if not epoch else self._plans(flat, (*seed, epoch)):
-        state, found = self._judge.learn(state, plan, estimate)
-        if moves:
-          batch = plan.batch(estimate.advantages, old, reference_table)
-          state, more = self._step(state, batch)
-          found |= more
-        seen.append(found)
-    scalars = _summary(jax.device_get(seen))
+      if epoch:
+        minibatches = self._minibatches(flat, (*seed, epoch))
+      for minibatch in minibatches:
+        state, step_scalars = self._estimator.update(state, minibatch, estimate)
+        if trains_policy:
+          batch = minibatch.batch(estimate.advantages, old, reference_table)
+          state, policy_scalars = self._step(state, batch)
+          step_scalars |= policy_scalars
+        steps.append(step_scalars)
+    scalars = _summary(jax.device_get(steps))
     if self._rescore:
       scalars |= _mismatch(sampled, old, int(flat.reply_sizes.sum()))
     differs = estimate.advantages.reshape(count, -1) != 0
@@ -138,7 +141,7 @@ class Learner:
       **scalars,
       **estimate.scalars,
       'nonzero_advantages': float(np.mean(differs.any(axis=1))),
-      'real_tokens': float(np.mean([plan.fill() for plan in plans])),
+      'real_tokens': real_tokens,
       'cut_turns': float(flat.cut),
     }
 
@@ -147,54 +150,79 @@ class Learner:
     trajectories: Sequence[types.Trajectory],
     seed: Sequence[int],
     state: types.TrainState | None = None,
-    plans: Sequence[packing.MiniBatch] = (),
+    minibatches: Sequence[packing.MiniBatch] = (),
   ) -> estimators.Advantages:
-    """Judges all turns; the config's controls are done to the advantages."""
+    """Advantages of all turns, changed as the config's controls ask."""
     algo = self._config.algo
-    estimate = self._judge.judge(trajectories, state, plans)
+    estimate = self._estimator.estimate(trajectories, state, minibatches)
     advantages = estimate.advantages
     if algo.shuffle_advantages:
-      rng = np.random.default_rng((*seed, _SHUFFLE))
+      rng = random_streams.generator(seed, Seed.SHUFFLED_ADVANTAGES)
       advantages = rng.permutation(advantages)
     return dataclasses.replace(
       estimate, advantages=algo.advantage_sign * advantages
     )
 
-  def _plans(
+  def _minibatches(
     self, flat: packing.Flat, seed: Sequence[int]
   ) -> list[packing.MiniBatch]:
     """Packs every turn into mini-batches."""
-    micro = self._shapes.micro_batches(self._minibatch)
+    micro = self._shapes.micro_batches(self._minibatch_size)
     return [
       packing.pack(flat, index, self._shapes, micro)
-      for index in batching.minibatches(flat.sizes.size, self._minibatch, seed)
+      for index in batching.minibatches(
+        flat.sizes.size, self._minibatch_size, seed
+      )
     ]
 
   def _table(
     self,
     scorer: Callable[[Any, types.Batch], jax.Array],
     params: Any,
-    plans: Sequence[packing.MiniBatch],
+    minibatches: Sequence[packing.MiniBatch],
     count: int,
   ) -> np.ndarray:
     """Scores packed turns; `[count, R]` float32 in the turns' own order."""
-    # All of them are under way before the first is waited for.
-    found = [scorer(params, plan.unlabelled()) for plan in plans]
-    return packing.gathered(plans, found, count)
+    # All of them are dispatched before the first is waited for.
+    tables = [
+      scorer(params, minibatch.unlabelled()) for minibatch in minibatches
+    ]
+    return packing.gathered(minibatches, tables, count)
 
 
-def _summary(seen: Sequence[dict[str, np.ndarray]]) -> dict[str, float]:
-  """Means over the optimiser steps, and what the first one saw."""
-  means = {n: float(np.mean([s[n] for s in seen])) for n in seen[0]}
-  first = {n: float(seen[0][n]) for n in seen[0]}
-  if 'ratio_max' not in first:  # a critic learned alone
+def make_learner(policy: policy_lib.Policy, sampling: Sampling) -> Learner:
+  """Builds the learner of a policy.
+
+  Args:
+    policy: the experiment's.
+    sampling: how the replies that it learns from are drawn.
+  """
+  temperature = sampling.scored_temperature
+  reference = None
+  if policy.model != policy.base:
+    reference = policy.score(temperature, policy.base)
+  return Learner(
+    policy.config,
+    policy.score(temperature),
+    policy.shapes,
+    reference,
+    policy.placed,
+    policy.values() if policy.has_critic else None,
+  )
+
+
+def _summary(steps: Sequence[dict[str, np.ndarray]]) -> dict[str, float]:
+  """Means over the optimiser steps, and the scalars of the first one."""
+  means = {n: float(np.mean([s[n] for s in steps])) for n in steps[0]}
+  first = {n: float(steps[0][n]) for n in steps[0]}
+  if 'ratio_max' not in first:  # the critic was trained alone
     return means
   return {
     **means,
-    'ratio_max': float(max(s['ratio_max'] for s in seen)),
+    'ratio_max': float(max(s['ratio_max'] for s in steps)),
     'first_ratio_error': first['ratio_error'],
     'first_kl_ref': first['kl_ref'],
-    # Right for old log-probs of the sampler; else `_mismatch` knows better.
+    # For old log-probs of the sampler; else `_mismatch` replaces them.
     'sampler_kl': first['kl_old'],
     'sampler_ratio_max': first['ratio_max'],
   }
@@ -206,7 +234,7 @@ def _mismatch(
   """How far the sampler's log-probs are from the learner's.
 
   Args:
-    sampled, scored: `[n, R]` log-probs, both 0 on padding.
+    sampled, scored: `[N, R]` log-probs, both 0 on padding.
     count: reply tokens.
 
   Returns: the k3 estimate of KL(sampler || learner) in nats per token, and the

@@ -1,86 +1,47 @@
-"""The loop, and the only file where worlds, rollout and learner meet."""
+"""The loop: play -> reward -> update -> record -> save, again and again."""
 
 from __future__ import annotations
 
 import contextlib
 import dataclasses
 import pathlib
-import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
-from envs import agent as agent_lib
-from envs import inline, registry
-from envs.base import EnvError, Task
-from hgpo_jax import config as config_lib
-from hgpo_jax import types
+from hgpo_jax import random_streams, types
 from hgpo_jax.config import Config
 from hgpo_jax.multihost import agreement, exchange, hosts, stopping
 from hgpo_jax.train import build as model_lib
-from hgpo_jax.train import (
-  checkpoint,
-  config_checks,
-  evaluate,
-  metrics,
-  saved,
-  warm_start,
-)
-from hgpo_jax.train import policy as policy_lib
-from hgpo_jax.train import run as run_lib
+from hgpo_jax.train import config_checks, evaluate, metrics, warm_start, worlds
+from hgpo_jax.train import learner as learner_lib
+from hgpo_jax.train.actor import Actor
 from hgpo_jax.train.compilations import Compilations
-from hgpo_jax.train.learner import Learner
+from hgpo_jax.train.policy import policy_of
+from hgpo_jax.train.progress import PendingRecord, Progress, RunCheckpoints
 
 
 class Interrupted(Exception):
   """Ctrl-C: the state is saved; the text says how to go on."""
 
 
-_GO_ON = 'The same command with --resume goes on.'
+@dataclasses.dataclass(frozen=True)
+class _Context:
+  """What all iterations use; `timer`, `compilations` and `stop` change.
 
-
-@contextlib.contextmanager
-def open_environments(
-  config: Config, check: Callable[[], None] = lambda: None
-) -> Iterator[run_lib.Environments]:
-  """Opens the config's world: its environments, tasks and words.
-
-  Args:
-    config: the experiment.
-    check: called while servers are waited for; may raise.
+  Attributes:
+    folder: where the run writes.
+    reference: the frozen base params that the KL is measured to.
   """
-  env = config.env
-  options = env.chosen
-  world = registry.make_world(env.world, options)
-  template = agent_lib.make_template(
-    env.template, world.templates, env.template_file
-  )
-  environments = run_lib.Environments(
-    world=world,
-    make_task=Task,
-    agent=agent_lib.AgentLayer(template, env.history, env.constrained),
-    words=dataclasses.asdict(template),
-    step_envs=inline.InlineClient(world.make_env),
-  )
-  if not env.addresses and not env.servers:
-    yield environments
-    return
-  from envs.serving import client, local  # a run without servers loads no gRPC
 
-  waiting = {'timeout': env.timeout, 'patience': env.patience, 'check': check}
-  with contextlib.ExitStack() as stack:
-    if env.addresses:
-      credentials = client.read_credentials(env.token_file, env.ca_file)
-      served = client.GrpcClient(
-        env.addresses, env.world, options, credentials, **waiting
-      )
-      stack.enter_context(served)
-    else:
-      served = stack.enter_context(
-        local.open_client(env.world, options, env.servers, **waiting)
-      )
-    yield dataclasses.replace(
-      environments, step_envs=served, counts=lambda: vars(served.counts)
-    )
+  config: Config
+  folder: pathlib.Path
+  actor: Actor
+  learner: learner_lib.Learner
+  reference: Any
+  checkpoints: RunCheckpoints
+  timer: metrics.PhaseTimer
+  compilations: Compilations
+  stop: stopping.Stop
 
 
 def train(
@@ -96,8 +57,7 @@ def train(
     config: see hgpo_jax/config/sections.py.
     folder: where everything is written.
     resume: continue from the newest checkpoint in `folder`.
-    prepare: called before anything is written, when nothing is known that
-      speaks against the run.
+    prepare: called before anything is written, when all checks have passed.
 
   Returns: what summary.json holds: success after the warm start and at the
     end, seconds per phase, XLA's compilations.
@@ -109,62 +69,50 @@ def train(
   """
   config_checks.check(config)
   agreement.same_config(config)
-  seconds: dict[str, float] = {}
-  results: dict[str, Any] = {}
-  stop = stopping.Stop()
+  timer, stop = metrics.PhaseTimer(), stopping.Stop()
   with (
     Compilations() as compilations,
     model_lib.on_mesh(config),
     stopping.on_sigterm(stop),
-    open_environments(config, stop.check) as opened,
+    worlds.open_environments(config, stop.check) as environments,
     contextlib.ExitStack() as stack,
   ):
-    environments = dataclasses.replace(
-      opened, step_envs=stopping.unless_stopped(stop, opened.step_envs)
-    )
-    run_lib.check_games(config, environments)
+    config_checks.check_games(config, environments)
     prepare()
-    store = checkpoint.Checkpoints(
-      folder / 'checkpoints', config.checkpoint.keep
-    )
-    stack.enter_context(contextlib.closing(store))
-    meta = _resumed(store, config) if resume else None
-    if meta is None:
-      _check_fresh(store)
+    checkpoints = RunCheckpoints(folder, config, timer)
+    stack.callback(checkpoints.close)
+    saved = checkpoints.progress(resume)
     if hosts.is_first():
       metrics.write_json(folder / 'config.json', config.to_dict())
       metrics.write_json(folder / 'template.json', environments.words)
     agreement.shared(folder / 'config.json')
-    with _timed(seconds, 'warm_start'):
-      run, reference = warm_start.warm_start(config, environments, folder)
-    learner = run.make_learner()
-    state = run.policy.init_state(
+
+    with timer.phase('warm_start'):
+      policy, reference = warm_start.warm_start(config, environments, folder)
+    actor = Actor(environments, policy)
+    learner = learner_lib.make_learner(policy, actor.sampling)
+    state = policy.init_state(
       reference, learner.optimizer, learner.critic_optimizer
     )
-    loop = _Loop(
-      run, learner, store, folder, results, seconds, compilations, stop
-    )
-    if meta:
-      state = saved.restored(store, saved.freed(state))
-      results.update(meta['results'])
-      seconds.update(meta['seconds'])
+    context = _Context(
+      config, folder, actor, learner, reference, checkpoints, timer,
+      compilations, stop,
+    )  # fmt: skip
+
+    if saved is None:
+      progress = Progress(results={'warm_start': _evaluate(context, state)})
+      checkpoints.save(state, progress)
     else:
-      if config.eval.games >= 0:
-        with _timed(seconds, 'evaluation'):
-          results['warm_start'] = run.evaluate(policy_lib.policy_of(state))
-      loop.save(state, 0)
-    first, owed = (meta['step'], meta.get('owed')) if meta else (0, None)
-    state = loop.run(state, reference, first, owed)
-    if config.eval.games >= 0:
-      with _timed(seconds, 'evaluation'):
-        results['final'] = run.evaluate(policy_lib.policy_of(state))
+      progress, state = saved, checkpoints.restore(state)
+    state = _iterate(context, state, progress)
+    results = {**progress.results, 'final': _evaluate(context, state)}
     hosts.say(
-      f'{run.player.compilations()}; XLA compiled {compilations.count} '
+      f'{actor.compilations()}; XLA compiled {compilations.count} '
       f'programs in {compilations.seconds:.0f} s'
     )
   summary = {
-    **results,
-    'seconds': {k: round(v, 1) for k, v in seconds.items()},
+    **{name: result for name, result in results.items() if result},
+    'seconds': {k: round(v, 1) for k, v in timer.seconds.items()},
     'compilations': compilations.count,
   }
   if hosts.is_first():
@@ -172,224 +120,110 @@ def train(
   return summary
 
 
-class _Loop:
-  """Rollout -> update -> metrics -> samples -> checkpoint, again and again."""
-
-  def __init__(
-    self,
-    run: run_lib.Run,
-    learner: Learner,
-    store: checkpoint.Checkpoints,
-    folder: pathlib.Path,
-    results: dict[str, Any],
-    seconds: dict[str, float],
-    compilations: Compilations,
-    stop: stopping.Stop,
+def _iterate(
+  context: _Context, state: types.TrainState, progress: Progress
+) -> types.TrainState:
+  """Returns the state after the last iteration; starts after `progress`."""
+  c, actor, timer = context.config, context.actor, context.timer
+  checkpoints = context.checkpoints
+  # Ctrl-C is handled before the first file says that the loop runs.
+  with (
+    stopping.on_ctrl_c(context.stop),
+    contextlib.closing(_open_log(context, progress)) as log,
   ):
-    self._run, self._learner, self._store = run, learner, store
-    self._folder, self._results, self._seconds = folder, results, seconds
-    self._compilations, self._stop = compilations, stop
-
-  def run(
-    self,
-    state: types.TrainState,
-    reference: Any,
-    first: int,
-    owed: Mapping[str, float] | None = None,
-  ) -> types.TrainState:
-    """Returns the state after the last iteration; starts at `first`.
-
-    The record of the iteration before it is `owed` where that was saved while
-    it was evaluated.
-    """
-    c = self._run.config
-    # Ctrl-C is ours before the first file says that the loop runs.
-    with (
-      stopping.on_ctrl_c(self._stop),
-      contextlib.closing(self._open_log(first - bool(owed))) as log,
-    ):
-      if owed:
-        self._record(log, state, first - 1, owed)
-      for step in range(first, c.iterations):
-        with self._saved_on_failure(state, step):
-          state, record, played = self._iteration(state, reference, step)
-        done = step + 1
-        self._record(log, state, step, record)
-        if c.samples_every and step % c.samples_every == 0:
-          self._write_samples(step, played)
-        asked = hosts.total(vars(self._stop))  # soon, now: of all processes
-        stop = any(asked.values()) and done < c.iterations
-        every = c.checkpoint.every
-        if stop or done == c.iterations or (every and done % every == 0):
-          self.save(state, done)
-        if stop:
-          kind = exchange.Preempted if asked['now'] else Interrupted
-          raise kind(f'Stopped. {self._saved(done)}')
-    return state
-
-  def _record(
-    self,
-    log: metrics.Log,
-    state: types.TrainState,
-    step: int,
-    record: Mapping[str, float],
-  ) -> None:
-    """Evaluates what iteration `step` left, if due, and writes its record."""
-    c, done = self._run.config, step + 1
-    found: dict[str, float] = {}
-    if c.eval.every and done % c.eval.every == 0 and done < c.iterations:
+    if progress.pending:
+      _record(context, log, state, progress, progress.pending)
+      progress = dataclasses.replace(progress, pending=None)
+    for step in range(progress.step, c.iterations):
+      # Play.
+      before = actor.counts()
       with (
-        _timed(self._seconds, 'evaluation'),
-        self._saved_on_failure(state, done, record),
+        checkpoints.saved_on_failure(state, progress),
+        timer.phase('rollout'),
       ):
-        policy = policy_lib.policy_of(state)
-        found = evaluate.flat_results(self._run.evaluate(policy))
-    log.write(step, {**record, **found})
-    log.advance(record)
+        played = actor.rollout(policy_of(state), step)
+      lost = {name: x - before[name] for name, x in actor.counts().items()}
 
-  def _open_log(self, first: int) -> metrics.Log:
-    if not hosts.is_first():
-      return metrics.Nowhere()
-    last, name = self._run.config.iterations, self._folder.name
-    return metrics.Metrics(self._folder, first=first, last=last, label=name)
+      # Reward and update.
+      with timer.phase('update'):
+        learned = [actor.reward(t) for t in actor.selected(played)]
+        seed = random_streams.update_seed(c.seed, step)
+        state, scalars = context.learner.update(
+          state, context.reference, learned, seed
+        )
+      progress = dataclasses.replace(progress, step=step + 1)
 
-  def _saved(self, done: int) -> str:
-    return f'{done} iterations are saved in {self._store.folder}. {_GO_ON}'
-
-  def _iteration(
-    self, state: types.TrainState, reference: Any, step: int
-  ) -> tuple[types.TrainState, dict[str, float], list[types.Trajectory]]:
-    c, before = self._run.config, self._counts()
-    with _timed(self._seconds, 'rollout') as rollout_s:
-      played = self._run.rollout(policy_lib.policy_of(state), step)
-    counted = {n: x - before[n] for n, x in self._counts().items()}
-    counted = hosts.total(counted)
-    with _timed(self._seconds, 'update') as update_s:
-      seed = (c.seed, run_lib.ORDER, step)
-      taught = [self._run.rewarded(t) for t in self._run.teaching(played)]
-      state, scalars = self._learner.update(state, reference, taught, seed)
-    turns = [turn for t in played for turn in t.turns]
-    tokens = sum(turn.prompt.size + turn.reply.size for turn in turns)
-    return (
-      state,
-      {
-        **evaluate.rollout_scalars(
-          played, self._run.rewarded, c.algo.reward_scale
-        ),
+      # Record.
+      scalars = {
+        **evaluate.rollout_scalars(played, actor.reward, c.algo.reward_scale),
         **{f'update/{name}': value for name, value in scalars.items()},
-        'rollout/taught': len(taught) / len(played),
-        **counted,
-        'time/rollout_s': rollout_s(),
-        'time/update_s': update_s(),
-        'time/compilations': self._compilations.count,
-        **self._server_counts(),
-        'time/tokens_per_second': tokens / (rollout_s() + update_s()),
-      },
-      played,
-    )
+        'rollout/taught': len(learned) / len(played),
+        **hosts.total(lost),
+        **_timing(context, played),
+      }
+      _record(context, log, state, progress, PendingRecord(step, scalars))
+      if c.samples_every and step % c.samples_every == 0 and hosts.is_first():
+        text = evaluate.samples(played, actor.codec.text)
+        metrics.write_samples(context.folder, step, text)
 
-  def _counts(self) -> dict[str, float]:
-    """What this process counted since its start."""
-    return {
-      'rollout/truncated_prompts': self._run.player.counts.truncated,
-      'rollout/dropped_choices': self._run.codec.dropped,
-    }
-
-  def _server_counts(self) -> dict[str, float]:
-    counts = hosts.total(self._run.environments.counts())
-    return {f'time/env_{name}': value for name, value in counts.items()}
-
-  @contextlib.contextmanager
-  def _saved_on_failure(
-    self,
-    state: types.TrainState,
-    done: int,
-    owed: Mapping[str, float] | None = None,
-  ) -> Iterator[None]:
-    """Saves what was learned before a failure of the play goes on.
-
-    Episodes are played before the update, so `state` is whole. Where it was the
-    evaluation, the last iteration's record is `owed` to the metrics.
-    """
-    try:
-      yield
-    except (EnvError, exchange.PlayFailed, exchange.Preempted) as error:
-      self.save(state, done, owed)
-      hosts.say(f'\n{type(error).__name__}. {self._saved(done)}')
-      raise
-
-  def save(
-    self,
-    state: types.TrainState,
-    done: int,
-    owed: Mapping[str, float] | None = None,
-  ) -> None:
-    """Writes a checkpoint from which iteration `done` can be played next."""
-    meta = {
-      'step': done,
-      'results': self._results,
-      'seconds': self._seconds,
-      'config': self._run.config.to_dict(),
-      'owed': owed and {name: float(x) for name, x in owed.items()},
-    }
-    self._store.save(done, saved.tree_of(state), meta)
-
-  def _write_samples(
-    self, step: int, played: Sequence[types.Trajectory]
-  ) -> None:
-    """Writes one won and one lost episode of an iteration, if there are."""
-    if not hosts.is_first():
-      return
-    chosen = [
-      next((t for t in played if t.won == won), None) for won in (True, False)
-    ]
-    decode = self._run.codec.text
-    text = '\n'.join(evaluate.transcript(t, decode) for t in chosen if t)
-    path = self._folder / 'samples' / f'step_{step:06d}.txt'
-    path.parent.mkdir(exist_ok=True)
-    metrics.write_atomic(path, text)
+      # Save.
+      asked = hosts.total(vars(context.stop))  # of all processes
+      stop = any(asked.values()) and progress.step < c.iterations
+      due = c.checkpoint.every and progress.step % c.checkpoint.every == 0
+      if stop or due or progress.step == c.iterations:
+        checkpoints.save(state, progress)
+      if stop:
+        kind = exchange.Preempted if asked['now'] else Interrupted
+        raise kind(f'Stopped. {checkpoints.how_to_resume(progress)}')
+  return state
 
 
-def _check_fresh(store: checkpoint.Checkpoints) -> None:
-  """Refuses to start over in a folder that holds a run."""
-  if (step := agreement.newest(store)) is not None:
-    raise checkpoint.CheckpointError(
-      f'{store.folder} holds a run (iteration {step}). Resume it, or give '
-      'another run_dir.'
-    )
+def _record(
+  context: _Context,
+  log: metrics.Log,
+  state: types.TrainState,
+  progress: Progress,
+  record: PendingRecord,
+) -> None:
+  """Evaluates the state, if that is due, and writes an iteration's record."""
+  c, done = context.config, progress.step
+  results: dict[str, Any] = {}
+  if c.eval.every and done % c.eval.every == 0 and done < c.iterations:
+    pending = dataclasses.replace(progress, pending=record)
+    with context.checkpoints.saved_on_failure(state, pending):
+      results = _evaluate(context, state)
+  log.write(record.step, {**record.scalars, **evaluate.flat_results(results)})
+  log.advance(record.scalars)
 
 
-def _resumed(
-  store: checkpoint.Checkpoints, config: Config
-) -> dict[str, Any] | None:
-  """Returns what the newest checkpoint says, None if nothing is saved yet."""
-  if agreement.newest(store) is None:
-    hosts.say(
-      f'{store.folder} holds no checkpoint yet: starting from the beginning'
-    )
-    return None
-  meta = store.meta()
-  wrong = config_lib.differences(
-    meta['config'], config.to_dict(), config_lib.fixed_on_resume, config
-  )
-  if wrong:
-    raise checkpoint.CheckpointError(
-      f'{store.folder} belongs to another configuration (saved -> given): '
-      f'{"; ".join(wrong)}. Give these fields their saved values, or another '
-      'run_dir.'
-    )
-  hosts.say(f'resuming {store.folder} after iteration {meta["step"]}')
-  return meta
+def _evaluate(context: _Context, state: types.TrainState) -> dict[str, Any]:
+  """Plays the evaluation games; {} where the config asks for none."""
+  if context.config.eval.games < 0:
+    return {}
+  with context.timer.phase('evaluation'):
+    return context.actor.evaluate(policy_of(state))
 
 
-@contextlib.contextmanager
-def _timed(
-  seconds: dict[str, float], name: str
-) -> Iterator[Callable[[], float]]:
-  """Adds a phase's wall time to `seconds`; the callable gives this one's."""
-  start, spent = time.perf_counter(), 0.0
-  try:
-    yield lambda: spent
-  finally:
-    spent = time.perf_counter() - start
-    seconds[name] = seconds.get(name, 0.0) + spent
+def _timing(
+  context: _Context, played: Sequence[types.Trajectory]
+) -> dict[str, float]:
+  """The scalars of an iteration that differ between equal runs."""
+  seconds, servers = context.timer.last, context.actor.environments.counts()
+  turns = [turn for t in played for turn in t.turns]
+  tokens = sum(turn.prompt.size + turn.reply.size for turn in turns)
+  return {
+    'time/rollout_s': seconds['rollout'],
+    'time/update_s': seconds['update'],
+    'time/compilations': context.compilations.count,
+    **{f'time/env_{name}': x for name, x in hosts.total(servers).items()},
+    'time/tokens_per_second': tokens / (seconds['rollout'] + seconds['update']),
+  }
+
+
+def _open_log(context: _Context, progress: Progress) -> metrics.Log:
+  """Opens the files of the process that writes them."""
+  if not hosts.is_first():
+    return metrics.Log()
+  first = progress.pending.step if progress.pending else progress.step
+  last, folder = context.config.iterations, context.folder
+  return metrics.Metrics(folder, first=first, last=last, label=folder.name)

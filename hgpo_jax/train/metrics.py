@@ -6,12 +6,14 @@ runs.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import os
 import pathlib
-from collections.abc import Mapping
-from typing import Any, Protocol
+import time
+from collections.abc import Iterator, Mapping
+from typing import Any
 
 import tqdm
 from tensorboardX import SummaryWriter
@@ -30,28 +32,21 @@ _BAR = {
 }
 
 
-class Log(Protocol):
-  """Where an iteration's numbers go."""
+class Log:
+  """Where the numbers of iterations go; this one, nowhere."""
 
-  def write(self, step: int, scalars: Mapping[str, Any]) -> None: ...
+  def write(self, step: int, scalars: Mapping[str, Any]) -> None:
+    """Writes the numbers of one step."""
 
-  def advance(self, scalars: Mapping[str, Any]) -> None: ...
+  def advance(self, scalars: Mapping[str, Any]) -> None:
+    """Moves the progress bar one step and shows the main numbers."""
 
-  def close(self) -> None: ...
-
-
-class Nowhere:
-  """Of a process that is not the one that writes."""
-
-  def write(self, step: int, scalars: Mapping[str, Any]) -> None: ...
-
-  def advance(self, scalars: Mapping[str, Any]) -> None: ...
-
-  def close(self) -> None: ...
+  def close(self) -> None:
+    """Closes the files."""
 
 
-class Metrics:
-  """Writes one record per iteration to all three places."""
+class Metrics(Log):
+  """Writes one record per iteration to metrics.jsonl, TensorBoard, console."""
 
   def __init__(
     self, folder: str | pathlib.Path, *, first: int, last: int, label: str
@@ -60,9 +55,9 @@ class Metrics:
 
     Args:
       folder: the run's folder.
-      first: the first step that will be written; later lines that stand in
-        metrics.jsonl from an interrupted run are cut, so that no step stands
-        there twice.
+      first: the first step that will be written; the lines of later steps
+        that an interrupted run left in metrics.jsonl are deleted, so that no
+        step is there twice.
       last: the step after the last (for the progress bar).
       label: the bar's name.
     """
@@ -86,7 +81,6 @@ class Metrics:
         self._board.add_scalar(name, value, step)
 
   def advance(self, scalars: Mapping[str, Any]) -> None:
-    """Moves the progress bar one step and shows the main numbers."""
     self._bar.set_postfix_str(
       ' '.join(
         f'{label} {float(scalars[name]):.3g}'
@@ -103,8 +97,31 @@ class Metrics:
     self._board.close()
 
 
+class PhaseTimer:
+  """Wall time by phase.
+
+  Attributes:
+    seconds: the sum of each phase.
+    last: of each phase's last run.
+  """
+
+  def __init__(self) -> None:
+    self.seconds: dict[str, float] = {}
+    self.last: dict[str, float] = {}
+
+  @contextlib.contextmanager
+  def phase(self, name: str) -> Iterator[None]:
+    """Adds the time inside of it to phase `name`."""
+    start = time.perf_counter()
+    try:
+      yield
+    finally:
+      self.last[name] = time.perf_counter() - start
+      self.seconds[name] = self.seconds.get(name, 0.0) + self.last[name]
+
+
 def cut_from(path: pathlib.Path, first: int) -> None:
-  """Drops the lines of step >= `first`, and a half-written last line."""
+  """Deletes the lines of step >= `first`, and a half-written last line."""
   if not path.exists():
     return
   kept = []
@@ -119,14 +136,21 @@ def cut_from(path: pathlib.Path, first: int) -> None:
 
 
 def write_atomic(path: pathlib.Path, text: str) -> None:
-  """Replaces a file at once: a reader sees the old text or the new one."""
+  """Replaces a file atomically: a reader sees the old text or the new one."""
   scratch = path.with_name(path.name + '.part')
   scratch.write_text(text, encoding='utf-8')
   os.replace(scratch, path)
 
 
+def write_samples(folder: pathlib.Path, step: int, text: str) -> None:
+  """Writes the sample episodes of an iteration."""
+  path = folder / 'samples' / f'step_{step:06d}.txt'
+  path.parent.mkdir(exist_ok=True)
+  write_atomic(path, text)
+
+
 def write_json(path: pathlib.Path, value: Any) -> None:
-  """Writes JSON, indented, at once."""
+  """Writes JSON, indented, atomically."""
   write_atomic(path, json.dumps(value, indent=2) + '\n')
 
 

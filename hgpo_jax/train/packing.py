@@ -27,7 +27,7 @@ class Shapes:
   Attributes:
     tokens: L, tokens of a row.
     replies: Q, reply tokens of a row.
-    turns: K, turns of a row.
+    turns: W, turns of a row.
     rows: B, rows of a micro-batch.
     reply: R, tokens of one reply, at most.
     choices: ascending numbers A of allowed replies of a turn.
@@ -99,7 +99,7 @@ class MiniBatch:
   Attributes:
     rows: `[M, B, ...]`, NumPy; the micro-batches that hold turns come first.
     place: `[M, N, R]` int32, see `types.Batch`.
-    turn: `[M, N]` int32, which turn stands there; -1 on padding.
+    turn: `[M, N]` int32, which turn is there; -1 on padding.
   """
 
   rows: types.Packed
@@ -157,19 +157,19 @@ class MiniBatch:
 
 
 def gathered(
-  plans: Sequence[MiniBatch], values: Sequence[Any], count: int
+  minibatches: Sequence[MiniBatch], values: Sequence[Any], count: int
 ) -> np.ndarray:
-  """Undoes `spread`: values `[M, N, R]` of each plan -> `[count, R]` float32.
+  """Undoes `spread`: values `[M, N, R]` of each -> `[count, R]` float32.
 
   Args:
-    plans: together, every turn once.
+    minibatches: together, every turn once.
     values: arrays on any device; all may be under way before one is awaited.
     count: turns.
   """
-  table = np.zeros((count, plans[0].place.shape[-1]), np.float32)
-  for plan, found in zip(plans, values, strict=True):
-    used = plan.turn >= 0
-    table[plan.turn[used]] = np.asarray(found)[used]
+  table = np.zeros((count, minibatches[0].place.shape[-1]), np.float32)
+  for minibatch, own in zip(minibatches, values, strict=True):
+    used = minibatch.turn >= 0
+    table[minibatch.turn[used]] = np.asarray(own)[used]
   return table
 
 
@@ -254,7 +254,7 @@ def first_fit(sizes: np.ndarray, capacity: Sequence[int]) -> np.ndarray:
 def _laid_out(
   flat: Flat, index: np.ndarray, row: np.ndarray, shapes: Shapes, micro: int
 ) -> MiniBatch:
-  """Turns `index`, sorted by their `row`, as a plan."""
+  """Turns `index`, sorted by their `row`, as a mini-batch."""
   s = shapes
   rows = micro * s.rows
   sizes, reply_sizes = flat.sizes[index], flat.reply_sizes[index]

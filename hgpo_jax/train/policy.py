@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from hgpo_jax import types
+from hgpo_jax import random_streams, types
 from hgpo_jax.config import PPO, Config
 from hgpo_jax.model import (
   fitting,
@@ -27,21 +27,11 @@ from hgpo_jax.model import (
 )
 from hgpo_jax.model import tokenizer as tokenizer_lib
 from hgpo_jax.multihost import hosts
+from hgpo_jax.random_streams import Key
 from hgpo_jax.sampler import decode, scoring
 from hgpo_jax.train import build as model_lib
 from hgpo_jax.train import checkpoint, packing, update
 from hgpo_jax.train import critic as critic_lib
-
-# What keys are for; every purpose has a number of its own.
-INIT, ADAPTERS = 0, 4
-
-
-def key_of(seed: int, purpose: int, *steps: int) -> jax.Array:
-  """Returns the key of one purpose at one step; no two share one."""
-  key = jax.random.fold_in(jax.random.key(seed), purpose)
-  for step in steps or (0,):
-    key = jax.random.fold_in(key, step)
-  return key
 
 
 class Policy:
@@ -162,7 +152,9 @@ class Policy:
       shardings = self._shardings(like)
       return weights.load(folder, self.base, shardings=shardings)
     draw = functools.partial(qwen2.init_params, self.base)
-    params = self._made(draw, key_of(self.config.seed, INIT))
+    params = self._made(
+      draw, random_streams.key(self.config.seed, Key.INIT_PARAMS)
+    )
     params['embed'] *= policy.embed_std / qwen2.INIT_STD
     if policy.compose_embeddings:
       parts = tokenizer_lib.token_parts(self.tokenizer)
@@ -272,7 +264,9 @@ class Policy:
   def _adapters(self) -> Any:
     """New adapters, which do nothing yet."""
     draw = functools.partial(lora.init_adapters, self.model)
-    return self._made(draw, key_of(self.config.seed, ADAPTERS))
+    return self._made(
+      draw, random_streams.key(self.config.seed, Key.INIT_ADAPTERS)
+    )
 
   def _made(self, fn: Callable[..., Any], *args: Any) -> Any:
     """Computes params, each where it belongs."""

@@ -1,4 +1,4 @@
-"""What the learner rewards, from what the world says of an episode."""
+"""The learner's rewards, from those of the world."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from hgpo_jax import types
 def success(trajectory: types.Trajectory) -> types.Trajectory:
   """1 at the end of a won episode, else 0, as in the paper's runs.
 
-  Where the world's own reward is partial (WebShop's score), what falls short of
-  the whole is worth nothing.
+  Where the world's own reward is partial (WebShop's score), it counts only in
+  full.
   """
   *turns, last = (dataclasses.replace(u, reward=0.0) for u in trajectory.turns)
   last = dataclasses.replace(last, reward=float(trajectory.won))
@@ -20,7 +20,7 @@ def success(trajectory: types.Trajectory) -> types.Trajectory:
 
 
 def world(trajectory: types.Trajectory) -> types.Trajectory:
-  """The world's own."""
+  """The world's own rewards."""
   return trajectory
 
 

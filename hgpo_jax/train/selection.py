@@ -1,8 +1,8 @@
-"""What is learned from and played next: groups, rollouts, tokens, tasks.
+"""Which groups, rollouts, tokens and tasks an iteration uses.
 
 Pure functions of NumPy arrays, on the host; state goes in and comes back.
 
-Axes: G groups, E episodes, N rollouts, R tokens of a reply, P tasks.
+Axes: G groups, E episodes, N turns, R tokens of a reply, P tasks.
 """
 
 from __future__ import annotations
@@ -13,12 +13,12 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-# What a seed is for stands last in it; see also `tasks.train_tasks`.
-_DRAW = 5
+from hgpo_jax import random_streams
+from hgpo_jax.random_streams import Seed
 
 
 def informative(scores: np.ndarray, groups: np.ndarray) -> np.ndarray:
-  """Tells groups that can teach from those whose episodes all score alike.
+  """Finds the groups whose episodes do not all have the same score.
 
   The filter of DAPO, Yu et al. 2025, eq. 11 (https://arxiv.org/abs/2503.14476).
 
@@ -44,7 +44,7 @@ def groups_to_play(kept: int, played: int, *, wanted: int, limit: int) -> int:
     kept: groups that passed the filter.
     played: groups so far, those among them.
     wanted: groups to learn from.
-    limit: groups to play in all, after which one learns from what there is.
+    limit: most groups to play; then the learner uses those that there are.
 
   Returns: 0 when it is enough.
   """
@@ -68,10 +68,10 @@ def most_varied(advantages: np.ndarray, count: int) -> np.ndarray:
   https://arxiv.org/abs/2509.22115, which does not normalise again afterwards.
 
   Args:
-    advantages: `[N]`.
+    advantages: `[E]`.
     count: how many to choose.
 
-  Returns: `[N]` bool, True for `count` of them (or all N).
+  Returns: `[E]` bool, True for `count` of them (or all E).
   """
   size = advantages.size
   if count >= size:
@@ -141,12 +141,12 @@ class Tracker:
 
 
 def new_tracker(tasks: int, prior: float = 1.0) -> Tracker:
-  """Expects every task to be won half of the time.
+  """Starts with an expected success of 1/2 for every task.
 
   Args:
     tasks: P.
     prior: pseudo-count of successes and of failures; the larger, the slower
-      it learns.
+      the mean changes.
   """
   counts = np.full(tasks, prior, np.float64)
   return Tracker(counts, counts)
@@ -165,7 +165,7 @@ def observed(
 
   Args:
     tracker: before them.
-    tasks: `[E]` int in [0, P); a task may stand several times.
+    tasks: `[E]` int in [0, P); a task may occur several times.
     won: `[E]`, 1 or 0, or a score between.
     decay: in (0, 1]; once per call for each task that was played. At a steady
       rate the counts approach episodes / (1 - decay), a moving average.
@@ -213,7 +213,7 @@ def drawn(weights: np.ndarray, count: int, seed: Sequence[int]) -> np.ndarray:
       f'Got {count} tasks to draw from {possible} with a weight; expected no '
       'more: play fewer groups, or use weights that are never 0.'
     )
-  rng = np.random.default_rng((*seed, _DRAW))
+  rng = random_streams.generator(seed, Seed.DRAWN_TASKS)
   return rng.choice(
     weights.size, count, replace=False, p=weights / weights.sum()
   )

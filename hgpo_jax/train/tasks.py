@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-import numpy as np
+from hgpo_jax import random_streams, types
+from hgpo_jax.random_streams import Seed
 
-from hgpo_jax import types
-
-# Unbounded splits give every seed its own stretch of fresh tasks.
-_STRETCH = 10_000_000
-_TRAIN, _SHOWN = 3, 4
+# On unbounded splits every seed has a range of fresh tasks of its own.
+_RANGE = 10_000_000
 
 
 def train_tasks(
-  seed: int, step: int, groups: int, num_tasks: int | None, tag: int = _TRAIN
+  seed: int,
+  step: int,
+  groups: int,
+  num_tasks: int | None,
+  purpose: Seed = Seed.TRAIN_TASKS,
 ) -> list[int]:
   """Returns the task numbers of one iteration.
 
@@ -21,20 +23,22 @@ def train_tasks(
     step: iteration, from 0.
     groups: how many tasks an iteration plays.
     num_tasks: size of the split, or None where it is unbounded.
-    tag: what the tasks are for; each purpose walks in an order of its own.
+    purpose: what the tasks are for; each has an order of its own.
 
-  Returns: `groups` numbers. Unbounded: fresh ones, never seen before in this
-    run. Bounded: the split is walked in a new random order every epoch, so
-    that tasks are visited equally often (but for those that a run with
-    `rollout.max_groups` draws and does not need).
+  Returns: `groups` numbers. Unbounded: fresh ones, not played before in
+    this run. Bounded: every epoch goes through the split in a new random
+    order, so that tasks are played equally often (but for those that a run
+    with `rollout.max_groups` draws and does not need).
   """
   places = range(step * groups, (step + 1) * groups)
   if num_tasks is None:
-    return [seed * _STRETCH + place for place in places]
+    return [seed * _RANGE + place for place in places]
   if num_tasks < 1:
     raise ValueError('the train split holds no task; check env.* in the config')
   orders = {
-    epoch: np.random.default_rng((seed, epoch, tag)).permutation(num_tasks)
+    epoch: random_streams.generator((seed, epoch), purpose).permutation(
+      num_tasks
+    )
     for epoch in {place // num_tasks for place in places}
   }
   return [
@@ -47,18 +51,21 @@ def demonstration_tasks(
 ) -> list[int]:
   """Returns the task numbers of the expert's episodes.
 
-  Unbounded splits give tasks that `train_tasks` will not reach; bounded ones
-  are walked in a random order, again and again if there are more games.
+  Of unbounded splits, tasks that `train_tasks` does not reach; bounded ones in
+  a random order, again and again if there are more games than tasks.
   """
   if num_tasks is None:
-    return [seed * _STRETCH + _STRETCH // 2 + i for i in range(games)]
-  return train_tasks(seed, 0, games, num_tasks, _SHOWN) if games else []
+    return [seed * _RANGE + _RANGE // 2 + i for i in range(games)]
+  return (
+    train_tasks(seed, 0, games, num_tasks, Seed.DEMONSTRATIONS) if games else []
+  )
 
 
 def eval_tasks(games: int, num_tasks: int | None, split: str) -> list[int]:
   """Returns the first `games` tasks of a split (all of it when games = 0).
 
-  Raises: ConfigError where there are none, or all of them have no end.
+  Raises: ConfigError where the split is empty, or all of it is asked for and it
+    is unbounded.
   """
   if num_tasks is None:
     if games < 1:

@@ -155,7 +155,7 @@ def by_turn(values: Array, place: Array) -> Array:
 
   Returns: `[N, R]`, 0 on padding.
   """
-  of_row = place.reshape(values.shape[0], -1)  # [B, K*R]
+  of_row = place.reshape(values.shape[0], -1)  # [B, W*R]
   found = jnp.take_along_axis(values, jnp.maximum(of_row, 0), axis=1)
   return jnp.where(of_row >= 0, found, 0).reshape(place.shape)
 

@@ -17,22 +17,24 @@ from hgpo_jax import types
 from hgpo_jax.config import Config
 from hgpo_jax.model import tokenizer as tokenizer_lib
 from hgpo_jax.multihost import hosts
+from hgpo_jax.rollout.codec import Codec
+from hgpo_jax.rollout.environments import Environments
 from hgpo_jax.train import build as model_lib
 from hgpo_jax.train import checkpoint, cloning, tasks
 from hgpo_jax.train import policy as policy_lib
-from hgpo_jax.train.run import Environments, Run
 
 
 def warm_start(
   config: Config,
   environments: Environments,
   folder: pathlib.Path,
-) -> tuple[Run, Any]:
-  """Builds the run, and the params that RL starts from (the KL's reference).
+) -> tuple[policy_lib.Policy, Any]:
+  """Makes what RL starts from: the policy and its base params.
 
-  They stand in `folder/warm_start`, the run's own, and are made once for all
-  runs with equal settings, in `cache` beside the run. A checkpoint that is not
-  trained further is not copied.
+  The params are the KL's reference, too. Tokenizer and params are made once
+  for all runs with equal settings, in `cache` beside the run, and copied to the
+  run's own `folder/warm_start`. A Hugging Face checkpoint that is not cloned
+  further is read where it is.
 
   Args:
     config: the experiment.
@@ -45,46 +47,41 @@ def warm_start(
   cache = cloning.cache_folder(
     folder.parent / 'cache', _settings(config, environments)
   )
-  # A resumed run may have moved, or be packed otherwise.
-  key = cloning.cache_folder(
-    folder, _settings(config, environments, identity=True)
-  ).name
-  # Only the first one looks: a network file system would remember for the
-  # others that there is nothing, after it was made.
+  # Only the first process looks: a network file system would remember for the
+  # others that nothing is there, after it was made.
   has_own, cached = (
-    hosts.first_says(hosts.is_first() and path.exists())
+    hosts.broadcast_from_first(hosts.is_first() and path.exists())
     for path in (own, cache)
   )
-  made_now = not has_own and not cached
   if not has_own:
     if cached:
       hosts.say(f'warm start: from {cache}')
     else:
-      with _made_at_once(cache) as scratch:
+      with _atomic_folder(cache) as scratch:
         _make_warm_start(config, environments, scratch)
         if hosts.is_first():
-          (scratch / 'key').write_text(key)
-    with _made_at_once(own) as scratch:
+          (scratch / 'key').write_text(cache.name)
+    with _atomic_folder(own) as scratch:
       if hosts.is_first():
         shutil.copytree(cache, scratch, dirs_exist_ok=True)
-  if (own / 'key').read_text() != key:
+  if (own / 'key').read_text() != cache.name:
     raise checkpoint.CheckpointError(
       f'{own} was made with other settings of env, policy, warmstart or the '
       'template. Give them their old values, or another run_dir.'
     )
-  with _named(own, cache):
+  with _named_errors(own, cache):
     tokenizer = tokenizer_lib.load(own / 'tokenizer')
   policy = policy_lib.Policy(config, tokenizer)
-  if not made_now:
+  if has_own or cached:  # else `_make_warm_start` said it
     hosts.say(policy.memory())
-  with _named(own, cache):
+  with _named_errors(own, cache):
     params = policy.warm_params(own)
-  return Run(environments, policy), params
+  return policy, params
 
 
 @contextlib.contextmanager
-def _named(own: pathlib.Path, cache: pathlib.Path) -> Iterator[None]:
-  """Says of what cannot be read where it came from."""
+def _named_errors(own: pathlib.Path, cache: pathlib.Path) -> Iterator[None]:
+  """Adds to an error of reading where the file came from."""
   try:
     yield
   except (OSError, ValueError, checkpoint.CheckpointError) as error:
@@ -100,43 +97,42 @@ def _make_warm_start(
   folder: pathlib.Path,
 ) -> None:
   """Writes `tokenizer/` and `params/` from the expert's episodes."""
-  found = list(expert_examples(config, environments))
-  tokenizer = make_tokenizer(config, found)
+  examples = list(expert_examples(config, environments))
+  tokenizer = make_tokenizer(config, examples)
   if hosts.is_first():
     tokenizer_lib.save(tokenizer, folder / 'tokenizer')
   policy = policy_lib.Policy(config, tokenizer)
   hosts.say(policy.memory())  # refuses what will not fit, before it is made
   if config.policy.checkpoint and not config.warmstart.games:
     return
-  run = Run(environments, policy)
-  params = run.policy.init_params()
+  params = policy.init_params()
   if config.warmstart.games:
-    params = _clone(run, params, found[: config.warmstart.games])
+    params = _clone(policy, params, examples[: config.warmstart.games])
   cloning.save(folder / 'params', params)
 
 
 def make_tokenizer(
-  config: Config, found: Iterable[list[cloning.Example]]
+  config: Config, examples: Iterable[list[cloning.Example]]
 ) -> Any:
   """Loads the tokenizer that the config names, or builds one from examples."""
-  given = model_lib.tokenizer_folder(config.policy)
-  if given:
-    return tokenizer_lib.load(given)
+  if folder := model_lib.tokenizer_folder(config.policy):
+    return tokenizer_lib.load(folder)
   return tokenizer_lib.build(
-    (text for example in found for text in cloning.texts(example)),
+    (text for episode in examples for text in cloning.texts(episode)),
     vocab_size=config.policy.vocab_size,
     chat_template=tokenizer_lib.CHAT_TEMPLATES[config.policy.chat],
   )
 
 
 @contextlib.contextmanager
-def _made_at_once(folder: pathlib.Path) -> Iterator[pathlib.Path]:
-  """Gives a scratch folder that becomes `folder` when all went well.
+def _atomic_folder(folder: pathlib.Path) -> Iterator[pathlib.Path]:
+  """Yields a scratch folder that is renamed to `folder` if nothing failed.
 
-  Another run may have made the same meanwhile; then ours is dropped.
+  Where another run has made `folder` meanwhile, the scratch is deleted.
   """
   # No process id: in containers other runs have the same.
-  name = f'{folder.name}.{hosts.first_says(secrets.randbits(30)):08x}.part'
+  number = hosts.broadcast_from_first(secrets.randbits(30))
+  name = f'{folder.name}.{number:08x}.part'
   scratch = folder.with_name(name)
   scratch.mkdir(parents=True, exist_ok=True)
   try:
@@ -154,7 +150,7 @@ def _made_at_once(folder: pathlib.Path) -> Iterator[pathlib.Path]:
 def expert_examples(
   config: Config, environments: Environments
 ) -> Iterable[list[cloning.Example]]:
-  """Yields the expert's episodes, in words."""
+  """Yields the examples of each episode that the expert won."""
   c = config.warmstart
   built = not model_lib.tokenizer_folder(config.policy)
   games = max(c.games, c.tokenizer_games if built else 0)
@@ -174,16 +170,22 @@ def expert_examples(
       yield cloning.examples(episode, environments.agent)
 
 
-def _clone(run: Run, params: Any, found: list[list[cloning.Example]]) -> Any:
-  c = run.config
+def _clone(
+  policy: policy_lib.Policy,
+  params: Any,
+  examples: list[list[cloning.Example]],
+) -> Any:
+  c = policy.config
   turns = cloning.to_turns(
-    [x for e in found for x in e], run.codec, run.policy.shapes.reply
+    [example for episode in examples for example in episode],
+    Codec(policy.tokenizer, c.sampling.max_reply),
+    c.sampling.max_reply,
   )
   if not turns:
     raise types.ConfigError(
-      f'nothing to clone: {c.warmstart.games} games gave {len(found)} episodes '
-      "that the expert won, and no reply of theirs fits. Raise the world's "
-      'max_turns or sampling.max_reply.'
+      f'nothing to clone: {c.warmstart.games} games gave {len(examples)} '
+      'episodes that the expert won, and no reply of theirs fits. Raise the '
+      "world's max_turns or sampling.max_reply."
     )
   bar = tqdm.tqdm(
     desc=f'cloning {len(turns)} turns',
@@ -200,14 +202,14 @@ def _clone(run: Run, params: Any, found: list[list[cloning.Example]]) -> Any:
   params = cloning.clone(
     params,
     turns,
-    run.policy.score(1.0, run.policy.base),
-    shapes=run.policy.shapes,
+    policy.score(1.0, policy.base),
+    shapes=policy.shapes,
     epochs=c.warmstart.epochs,
     minibatch=c.warmstart.minibatch_turns,
     learning_rate=c.warmstart.learning_rate,
     seed=c.seed,
     report=report,
-    placed=run.policy.placed,
+    placed=policy.placed,
   )
   bar.close()
   return params

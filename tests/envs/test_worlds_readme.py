@@ -12,7 +12,7 @@ from envs import checker, registry
 from envs.base import Task, UnknownTask
 from envs.serving import client, local
 from experiments.configs import alfworld_tiny, base
-from hgpo_jax.train import config_checks, loop
+from hgpo_jax.train import config_checks, loop, worlds
 from tests.runs import records
 from tests.serving import check_remote
 
@@ -60,7 +60,7 @@ def test_it_is_served_by_its_name(installed):
 def test_its_config_suits_it(installed):
   c = config()
   config_checks.check(c)
-  with loop.open_environments(c) as environments:
+  with worlds.open_environments(c) as environments:
     steps = environments.step_envs(dict(enumerate(TASKS)))
     assert {step.observation for step in steps.values()} == {
       f'{n}!' for n in range(1, 8)

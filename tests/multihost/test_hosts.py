@@ -37,9 +37,10 @@ TRAIN = (
 def test_a_process_alone_does_all_and_says_all():
   assert hosts.share(7) == range(7) and hosts.portion(7) == 7
   assert hosts.gather(b'x') == [b'x'] and hosts.total({'a': 2}) == {'a': 2}
-  assert hosts.first_says(3) == 3 and not hosts.any_says(False)
+  assert hosts.broadcast_from_first(3) == 3 and not hosts.any_process(False)
+  assert exchange.exchanged(('played',)) == ['played']
   with pytest.raises(ZeroDivisionError):  # as it came
-    exchange.exchanged(lambda own: 1 // 0, [0])
+    exchange.exchanged((), ZeroDivisionError())
 
 
 def test_any_one_element_that_differs_changes_the_checksum():

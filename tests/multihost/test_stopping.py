@@ -8,7 +8,7 @@ import pytest
 
 from experiments.configs import base, toy
 from hgpo_jax.multihost import exchange, stopping
-from hgpo_jax.train import loop
+from hgpo_jax.train import actor, loop
 from tests.runs import records
 
 STEPS = 3
@@ -26,14 +26,14 @@ def test_a_run_that_was_told_to_stop_goes_on_as_if_it_had_not(
   tmp_path, monkeypatch
 ):
   loop.train(config(), tmp_path / 'whole')
-  rollout = loop.run_lib.Run.rollout
+  rollout = actor.Actor.rollout
 
-  def preempted(run, params, step):
+  def preempted(self, params, step):
     if step == 1:
       os.kill(os.getpid(), signal.SIGTERM)
-    return rollout(run, params, step)
+    return rollout(self, params, step)
 
-  monkeypatch.setattr(loop.run_lib.Run, 'rollout', preempted)
+  monkeypatch.setattr(actor.Actor, 'rollout', preempted)
   folder = tmp_path / 'run'
   with pytest.raises(exchange.Preempted):
     loop.train(config(), folder)
@@ -48,16 +48,16 @@ def test_a_run_that_was_stopped_while_it_was_evaluated_misses_nothing(
 ):
   c = dataclasses.replace(config(games=4, every=1), iterations=2)
   loop.train(c, tmp_path / 'whole')
-  evaluate = loop.run_lib.Run.evaluate
+  evaluate = actor.Actor.evaluate
   calls = []
 
-  def preempted(run, params):
+  def preempted(self, params):
     calls.append(0)
     if len(calls) == 2:  # the first was after the warm start
       os.kill(os.getpid(), signal.SIGTERM)
-    return evaluate(run, params)
+    return evaluate(self, params)
 
-  monkeypatch.setattr(loop.run_lib.Run, 'evaluate', preempted)
+  monkeypatch.setattr(actor.Actor, 'evaluate', preempted)
   folder = tmp_path / 'run'
   with pytest.raises(exchange.Preempted):
     loop.train(c, folder)
@@ -75,13 +75,12 @@ def test_signals_are_given_back():
   stop = stopping.Stop()
   with stopping.on_ctrl_c(stop), stopping.on_sigterm(stop):
     os.kill(os.getpid(), signal.SIGINT)
-    assert stop.soon and not stop.now
+    assert stop.after_iteration and not stop.now
     with pytest.raises(KeyboardInterrupt):
       os.kill(os.getpid(), signal.SIGINT)
-    played = stopping.unless_stopped(stop, len)
-    assert played({}) == 0
+    stop.check()
     os.kill(os.getpid(), signal.SIGTERM)
     with pytest.raises(exchange.Preempted):
-      played({})
+      stop.check()
   after = [signal.getsignal(s) for s in (signal.SIGINT, signal.SIGTERM)]
   assert after == before

@@ -15,13 +15,18 @@ from envs.base import Task, UnknownTask
 from envs.serving import local
 from envs.toy import GuessWorld
 from hgpo_jax.model import qwen2
-from hgpo_jax.rollout.episodes import Schedule, collect
+from hgpo_jax.rollout.episodes import Collector, Schedule
 from hgpo_jax.sampler.batcher import Batcher, Reply
 from hgpo_jax.sampler.decode import DecodeShapes
 from hgpo_jax.sampler.sampling import Sampling
 from hgpo_jax.train.compilations import Compilations
 
 WORDS = ('left', 'right', 'up')
+
+
+def collect(envs, agent, codec, batcher, tasks, schedule, **more):
+  collector = Collector(envs, agent, codec, schedule, **more)
+  return collector.collect(batcher, tasks)
 
 
 class Letters:
@@ -59,24 +64,24 @@ class Plain:
 class Walks:
   """Task n takes n % 7 + 1 moves; what is seen tells all moves so far."""
 
-  def __init__(self, before=lambda slot, task, move: None):
+  def __init__(self, before=lambda env, task, move: None):
     """Calls `before` in every call, with None as the move of a start."""
     self._before, self._walks = before, {}
-    self._slots = set()
+    self._stepping = set()
 
   def __call__(self, requests):
-    assert not self._slots & set(requests), 'two calls for one slot'
-    self._slots |= set(requests)
+    assert not self._stepping & set(requests), 'two calls for one env'
+    self._stepping |= set(requests)
     answers = {s: self._one(s, r) for s, r in requests.items()}
-    self._slots -= set(requests)
+    self._stepping -= set(requests)
     return answers
 
-  def _one(self, slot, request):
+  def _one(self, env, request):
     start = not isinstance(request, str)
-    task, moves = (request, ()) if start else self._walks[slot]
-    self._before(slot, task, None if start else request)
+    task, moves = (request, ()) if start else self._walks[env]
+    self._before(env, task, None if start else request)
     moves = moves if start else (*moves, request)
-    self._walks[slot] = task, moves
+    self._walks[env] = task, moves
     done = len(moves) > task % 7
     return types.SimpleNamespace(
       observation=f'{task}:' + ''.join(m[0] for m in moves),
@@ -95,7 +100,7 @@ class Script:
     self, say=lambda request_id, prompt: 'up', ready=lambda request_id: True
   ):
     self._say, self._ready = say, ready
-    self._asked, self.tickets, self._looks = {}, [], 0
+    self._asked, self.requests, self._looks = {}, [], 0
 
   @property
   def busy(self):
@@ -104,7 +109,7 @@ class Script:
   def submit(self, request_id, prompt, choices=()):
     del choices
     self._asked[request_id] = np.array(prompt, np.int32)
-    self.tickets.append(request_id)
+    self.requests.append(request_id)
 
   def start(self):
     pass
@@ -257,12 +262,12 @@ def test_longer_episodes_compile_nothing_more(params):
   assert compilations.count == 0
 
 
-def test_every_turn_has_a_ticket_of_its_own():
+def test_every_turn_is_a_request_of_its_own():
   policy, tasks = Script(), list(range(40))
   schedule = Schedule(episodes=6)
   played = collect(Walks(), Plain(), Letters(), policy, tasks, schedule)
   expected = [(i, k) for i, t in enumerate(played) for k in range(len(t.turns))]
-  assert sorted(policy.tickets) == expected
+  assert sorted(policy.requests) == expected
   # What the last reward is made of comes along.
   assert [t.parts for t in played] == [{'steps': len(t.turns)} for t in played]
 
@@ -272,8 +277,8 @@ def test_a_slow_environment_holds_up_nobody():
   others = threading.Event()
   ended = []
 
-  def before(slot, task, move):
-    del slot
+  def before(env, task, move):
+    del env
     if task == 6 and move:
       assert others.wait(10), 'the others waited, too'
     elif task != 6 and move:
@@ -293,15 +298,15 @@ def test_equal_starts_are_asked_together():
 
   class Noting(Script):
     def finished(self):
-      waves.append({t.episode for t in self.tickets if not t.turn})
+      waves.append({t.episode for t in self.requests if not t.turn})
       if {0, 1, 2} in waves:
         asked.set()
       return super().finished()
 
-  def before(slot, task, move):
+  def before(env, task, move):
     del task
-    if not move and slot < 3:
-      time.sleep(0.01 * slot)
+    if not move and env < 3:
+      time.sleep(0.01 * env)
     elif not move:  # the other group is not waited for
       assert asked.wait(timeout=60)
 
@@ -319,7 +324,7 @@ def test_impossible_schedules_are_refused():
 
 def test_a_long_reply_holds_up_nobody():
   moved = []  # the task of every move
-  walks = Walks(lambda slot, task, move: move and moved.append(task))
+  walks = Walks(lambda env, task, move: move and moved.append(task))
   policy = Script(
     ready=lambda request_id: request_id.episode > 0 or len(moved) >= 6
   )
@@ -332,8 +337,8 @@ def test_an_error_surfaces_at_once(workers):
   """While another environment is still at work, which then ends its thread."""
   free = threading.Event()
 
-  def before(slot, task, move):
-    del slot
+  def before(env, task, move):
+    del env
     if task == 5 and workers:
       free.wait(10)
     if task == 2 and move:
@@ -349,11 +354,28 @@ def test_an_error_surfaces_at_once(workers):
   no_thread_is_left()
 
 
+def test_a_stop_ends_the_rollout_between_two_turns():
+  """Whatever the check raises, before the environments are called again."""
+  calls, moves = [], []
+
+  def check():
+    calls.append(0)
+    if len(calls) == 3:
+      raise InterruptedError('enough')
+
+  walks = Walks(lambda env, task, move: move and moves.append(task))
+  with pytest.raises(InterruptedError, match='enough'):
+    collect(
+      walks, Plain(), Letters(), Script(), [6, 6], Schedule(), check=check
+    )
+  assert moves == [6, 6]
+
+
 def test_ctrl_c_surfaces_at_once():
   free = threading.Event()
 
-  def before(slot, task, move):
-    del slot, task
+  def before(env, task, move):
+    del env, task
     if move:
       time.sleep(0.1)  # until the rollout waits for this very call
       signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)

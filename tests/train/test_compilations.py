@@ -30,21 +30,23 @@ import json, pathlib, sys
 from hgpo_jax.train.compilations import Compilations
 with Compilations() as compilations:  # from the process's start
   from experiments.configs import alfworld_tiny, base
-  from hgpo_jax.train import loop, warm_start
+  from hgpo_jax.train import warm_start, worlds
+  from hgpo_jax.train.actor import Actor
   c = alfworld_tiny.get_config()
   c.env.alfworld.max_turns = int(sys.argv[1])
   c.rollout.update(groups=2, group_size=4, episodes=8, decode_rows=8)
   c.warmstart.update(games=0, tokenizer_games=24)
   c = base.freeze(c)
-  with loop.open_environments(c) as environments:
-    run, params = warm_start.warm_start(
+  with worlds.open_environments(c) as environments:
+    policy, params = warm_start.warm_start(
       c, environments, pathlib.Path(sys.argv[2])
     )
-    played = run.rollout(params, 0)
+    actor = Actor(environments, policy)
+    played = actor.rollout(params, 0)
 print(json.dumps({
   'turns': max(len(t.turns) for t in played),
   'programs': compilations.count,
-  'generation': len(run.player.counts.shapes),
+  'generation': len(actor.sampled.shapes),
 }))
 """
 

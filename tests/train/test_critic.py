@@ -75,13 +75,13 @@ def episodes(seed):
   return made
 
 
-def judged(learner, state, made):
+def estimated(learner, state, made):
   """Asks the critic alone, with every turn in one mini-batch."""
   turns = [turn for t in made for turn in t.turns]
   flat = packing.flatten(turns, SHAPES)
   order = np.random.default_rng(0).permutation(len(turns))
   plan = packing.pack(flat, order, SHAPES, SHAPES.micro_batches(len(turns)))
-  return learner._judge.judge(made, state, [plan])
+  return learner._estimator.estimate(made, state, [plan])
 
 
 def slow_gae(table, made, level, bootstrap):
@@ -118,7 +118,7 @@ def test_advantages_match_a_loop(options):
   level, bootstrap = options['level'], 'bootstrap_truncated' in options
   learner = make_learner(**options)
   state, made = make_state(learner), episodes(0)
-  found = judged(learner, state, made)
+  found = estimated(learner, state, made)
   table = np.asarray(state.critic.params['worth'], np.float64)
   raw, targets = slow_gae(table, made, level, bootstrap)
   np.testing.assert_allclose(found.targets, targets, atol=1e-5)

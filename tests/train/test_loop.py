@@ -16,7 +16,9 @@ import pytest
 
 from experiments.configs import base, toy
 from hgpo_jax.model import lora
-from hgpo_jax.train import checkpoint, loop, saved, warm_start
+from hgpo_jax.train import checkpoint, loop, progress, warm_start, worlds
+from hgpo_jax.train import learner as learner_lib
+from hgpo_jax.train.actor import Actor
 from hgpo_jax.types import ConfigError
 from tests.runs import records
 
@@ -64,7 +66,7 @@ def test_negated_advantages_unlearn(learned, tmp_path):
   c = config(algo__advantage_sign=-1.0, iterations=100)
   with checkpoint.opened(folder / 'checkpoints') as store:
     before = store.meta()
-    with loop.open_environments(c) as environments:
+    with worlds.open_environments(c) as environments:
       state, played = unlearn(c, environments, folder, store)
   assert before['step'] == 80
   won = np.mean([t.won for t in played])
@@ -72,14 +74,15 @@ def test_negated_advantages_unlearn(learned, tmp_path):
 
 
 def unlearn(c, environments, folder, store):
-  run, reference = warm_start.warm_start(c, environments, folder)
-  learner = run.make_learner()
-  state = run.policy.init_state(reference, learner.optimizer)
-  state = saved.restored(store, state)
+  policy, reference = warm_start.warm_start(c, environments, folder)
+  actor = Actor(environments, policy)
+  learner = learner_lib.make_learner(policy, actor.sampling)
+  state = policy.init_state(reference, learner.optimizer)
+  state = progress.restored(store, state)
   for step in range(80, 95):
-    played = run.rollout(state.params, step)
+    played = actor.rollout(state.params, step)
     state, _ = learner.update(state, reference, played, (0, step))
-  return state, run.rollout(state.params, 95)
+  return state, actor.rollout(state.params, 95)
 
 
 def test_a_killed_run_resumes_to_the_same_numbers(tmp_path):
@@ -104,6 +107,7 @@ def test_a_killed_run_resumes_to_the_same_numbers(tmp_path):
   broken = start('broken')
   metrics = tmp_path / 'broken' / 'run' / 'metrics.jsonl'
   stop_at = random.randint(2, 100)
+  print(f'killed after {stop_at} records')
   while broken.poll() is None and (
     not metrics.exists() or metrics.read_text().count('\n') < stop_at
   ):
@@ -158,13 +162,13 @@ def test_adapters_alone_are_trained_saved_and_resumed(tmp_path):
   assert last['update/sampler_ratio_max'] == pytest.approx(1, abs=1e-4)
   c = config(**changes)
   with (
-    loop.open_environments(c) as environments,
+    worlds.open_environments(c) as environments,
     checkpoint.opened(whole / 'checkpoints') as store,
   ):
-    run, base = warm_start.warm_start(c, environments, whole)
-    policy = run.policy.saved_params(whole, store, 3)
+    policy, base = warm_start.warm_start(c, environments, whole)
+    params = policy.saved_params(whole, store, 3)
     saved = store.meta()['checksums']
-  adapters, rest = lora.split(policy)
+  adapters, rest = lora.split(params)
   jax.tree.map(np.testing.assert_array_equal, rest, base)
   assert any((np.asarray(x) != 0).any() for x in jax.tree.leaves(adapters))
   assert saved and not any('frozen' in name for name in saved)

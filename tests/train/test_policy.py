@@ -15,7 +15,7 @@ from experiments.configs import base, toy
 from hgpo_jax import types
 from hgpo_jax.model import qwen2, weights
 from hgpo_jax.model import tokenizer as tokenizer_lib
-from hgpo_jax.train import checkpoint, config_checks, loop
+from hgpo_jax.train import checkpoint, config_checks, loop, worlds
 from hgpo_jax.train import policy as policy_lib
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
@@ -62,7 +62,7 @@ def test_a_run_goes_out_to_a_folder_and_on_from_there(plain, tmp_path):
   loop.train(further, tmp_path / 'runs' / 'further')
   own = tmp_path / 'runs' / 'further' / 'warm_start'
   assert not (own / 'params').exists()  # nothing was copied
-  with loop.open_environments(further):
+  with worlds.open_environments(further):
     start = policy_lib.Policy(further, tokenizer_lib.load(own / 'tokenizer'))
     again = start.warm_params(own)
   jax.tree.map(np.testing.assert_array_equal, again, params)

@@ -15,9 +15,12 @@ from hgpo_jax.train import (
   config_checks,
   loop,
   packing,
-  saved,
+  progress,
   warm_start,
+  worlds,
 )
+from hgpo_jax.train import learner as learner_lib
+from hgpo_jax.train.actor import Actor
 from hgpo_jax.train.compilations import Compilations
 from hgpo_jax.types import ConfigError
 from tests.runs import records
@@ -42,18 +45,19 @@ def history(tmp_path_factory):
   folder = tmp_path_factory.mktemp('runs') / 'ppo'
   c = config(algo__ppo__critic_warmup=ALONE)
   found = {'scalars': [], 'episodes': []}
-  with loop.open_environments(c) as environments:
-    run, found['start'] = warm_start.warm_start(c, environments, folder)
-    learner = run.make_learner()
+  with worlds.open_environments(c) as environments:
+    policy, found['start'] = warm_start.warm_start(c, environments, folder)
+    actor = Actor(environments, policy)
+    learner = learner_lib.make_learner(policy, actor.sampling)
 
     def begun():
-      return run.policy.init_state(
+      return policy.init_state(
         found['start'], learner.optimizer, learner.critic_optimizer
       )
 
     def played(state, steps):
       for step in steps:
-        made = run.rollout(state.params, step)
+        made = actor.rollout(state.params, step)
         state, seen = learner.update(state, found['start'], made, (0, step))
         found['episodes'].append(made)
         found['scalars'].append(seen)
@@ -61,26 +65,28 @@ def history(tmp_path_factory):
 
     state = played(begun(), range(ALONE))
     found['alone'] = jax.device_get((state.params, state.step))
-    found['guesses'] = guesses(run, learner, state, found['episodes'][-1])
+    found['guesses'] = guesses(policy, learner, state, found['episodes'][-1])
     state = played(state, range(ALONE, SAVED))
     store = checkpoint.Checkpoints(folder / 'checkpoints')
-    store.save(SAVED, saved.tree_of(state), {})
+    store.save(SAVED, progress.tree_of(state), {})
     with Compilations() as late:
       found['end'] = jax.device_get(played(state, range(SAVED, END)))
     found['late'] = late.count
     fresh = begun()
-    again = saved.restored(store, saved.freed(fresh))
+    again = progress.restored(store, progress.freed(fresh))
     found['freed'] = (fresh.params, fresh.opt_state, fresh.critic.params)
     found['resumed'] = jax.device_get(played(again, range(SAVED, END)))
     store.close()
   return found
 
 
-def guesses(run, learner, state, made):
+def guesses(policy, learner, state, made):
   """The critic's value of each turn, `[n]`."""
   turns = [turn for t in made for turn in t.turns]
-  plans = learner._plans(packing.flatten(turns, run.policy.shapes), (0,))
-  return learner._judge.judge(made, state, plans).values[:, 0]
+  minibatches = learner._minibatches(
+    packing.flatten(turns, policy.shapes), (0,)
+  )
+  return learner._estimator.estimate(made, state, minibatches).values[:, 0]
 
 
 def situation(trajectory, number):
@@ -141,10 +147,10 @@ def test_a_checkpoint_without_a_critic_is_as_it_always_was(tmp_path):
   fields = {'params': state.params, 'opt_state': state.opt_state}
   with contextlib.closing(checkpoint.Checkpoints(tmp_path)) as store:
     store.save(0, {**fields, 'step': number, 'frozen': {}}, {})
-    found = saved.restored(store, state)
+    found = progress.restored(store, state)
     assert found == state
     with pytest.raises(checkpoint.CheckpointError, match='critic/params/w'):
-      saved.restored(store, dataclasses.replace(state, critic=state))
+      progress.restored(store, dataclasses.replace(state, critic=state))
 
 
 def test_options_that_do_not_exist_are_refused():

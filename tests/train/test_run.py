@@ -8,9 +8,11 @@ import numpy as np
 import pytest
 
 from experiments.configs import base, toy
-from hgpo_jax.train import batching, checkpoint, loop, warm_start
+from hgpo_jax import random_streams
+from hgpo_jax.train import batching, checkpoint, loop, warm_start, worlds
 from hgpo_jax.train import policy as policy_lib
-from hgpo_jax.train import run as run_lib
+from hgpo_jax.train.actor import Actor
+from hgpo_jax.train.learner import Learner
 from hgpo_jax.types import ConfigError
 
 
@@ -24,8 +26,9 @@ def config(**changes):
 
 def start(folder, **changes):
   c = config(**changes)
-  with loop.open_environments(c) as environments:
-    return warm_start.warm_start(c, environments, folder)
+  with worlds.open_environments(c) as environments:
+    policy, params = warm_start.warm_start(c, environments, folder)
+    return Actor(environments, policy), params
 
 
 CLONED = {
@@ -38,9 +41,9 @@ CLONED = {
 
 def test_cloning_learns_the_expert_and_is_made_once(tmp_path, capsys):
   c = config(**CLONED)
-  with loop.open_environments(c) as environments:
-    run, first = warm_start.warm_start(c, environments, tmp_path / 'a')
-    played = run.rollout(first, 0)
+  with worlds.open_environments(c) as environments:
+    policy, first = warm_start.warm_start(c, environments, tmp_path / 'a')
+    played = Actor(environments, policy).rollout(first, 0)
     assert np.mean([t.won for t in played]) > 0.9
     _, again = warm_start.warm_start(c, environments, tmp_path / 'b')
   assert 'from' in capsys.readouterr().out
@@ -77,13 +80,12 @@ def test_phrases_start_as_the_sum_of_their_words():
 
 
 def test_shuffled_advantages_are_the_same_numbers_on_other_rows(tmp_path):
-  run, params = start(tmp_path / 'run')
-  played = run.rollout(params, 0)
-  seed = (0, run_lib.ORDER, 0)
+  actor, params = start(tmp_path / 'run')
+  played = actor.rollout(params, 0)
+  seed = random_streams.update_seed(0, 0)
+  score, shapes = actor.policy.score(1.0), actor.policy.shapes
   values = [
-    loop.Learner(c, run.policy.score(1.0), run.policy.shapes).advantages(
-      played, seed
-    )
+    Learner(c, score, shapes).advantages(played, seed)
     for c in (config(), config(algo__shuffle_advantages=True))
   ]
   assert np.count_nonzero(values[0])
@@ -97,13 +99,14 @@ def test_scoring_gives_every_token_the_log_prob_it_was_sampled_with(
   tmp_path, temperature, constrained
 ):
   c = config(sampling__temperature=temperature, env__constrained=constrained)
-  with loop.open_environments(c) as environments:
-    run, params = warm_start.warm_start(c, environments, tmp_path / 'run')
-    turns = [turn for t in run.rollout(params, 0) for turn in t.turns]
-  score = run.policy.score(run.sampling.scored_temperature)
-  learner = loop.Learner(c, score, run.policy.shapes)
+  with worlds.open_environments(c) as environments:
+    policy, params = warm_start.warm_start(c, environments, tmp_path / 'run')
+    actor = Actor(environments, policy)
+    turns = [turn for t in actor.rollout(params, 0) for turn in t.turns]
+  score = policy.score(actor.sampling.scored_temperature)
+  learner = Learner(c, score, policy.shapes)
   scored = learner.log_probs(params, turns)
-  sampled = batching.sampled_log_probs(turns, run.policy.shapes.reply)
+  sampled = batching.sampled_log_probs(turns, policy.shapes.reply)
   assert np.count_nonzero(sampled)
   assert np.abs(np.expm1(scored - sampled)).max() < 1e-5  # the ratio is 1
   # The reference is the policy itself: k3 is 0.
@@ -114,22 +117,24 @@ def test_server_processes_give_the_trajectories_of_the_inline_world(tmp_path):
   episodes = []
   for servers in (0, 2):
     c = config(env__servers=servers)
-    with loop.open_environments(c) as environments:
-      run, params = warm_start.warm_start(c, environments, tmp_path / 'run')
-      episodes.append(run.rollout(params, 3))
+    with worlds.open_environments(c) as environments:
+      policy, params = warm_start.warm_start(c, environments, tmp_path / 'run')
+      episodes.append(Actor(environments, policy).rollout(params, 3))
   for a, b in zip(*episodes, strict=True):
     assert (a.task, a.won) == (b.task, b.won)
     assert [t.action for t in a.turns] == [t.action for t in b.turns]
 
 
-def test_groups_that_cannot_teach_are_replaced(tmp_path):
+def test_uninformative_groups_are_replaced(tmp_path):
   plain, filtered = config(), config(rollout__max_groups=12)
-  with loop.open_environments(plain) as environments:
-    run, params = warm_start.warm_start(plain, environments, tmp_path / 'a')
-    first = run.rollout(params, 0)
-    assert run.teaching(first) is first
-    run, params = warm_start.warm_start(filtered, environments, tmp_path / 'a')
-    played = run.rollout(params, 0)
+  with worlds.open_environments(plain) as environments:
+    policy, params = warm_start.warm_start(plain, environments, tmp_path / 'a')
+    actor = Actor(environments, policy)
+    first = actor.rollout(params, 0)
+    assert actor.selected(first) is first
+    policy, _ = warm_start.warm_start(filtered, environments, tmp_path / 'a')
+    actor = Actor(environments, policy)
+    played = actor.rollout(params, 0)
   size, wanted = plain.rollout.group_size, plain.rollout.groups
   groups = [played[i : i + size] for i in range(0, len(played), size)]
   assert wanted < len(groups) <= 12  # a random policy fails whole groups
@@ -137,9 +142,9 @@ def test_groups_that_cannot_teach_are_replaced(tmp_path):
   assert [t.task for t in played[: len(first)]] == [t.task for t in first]
   assert len({group[0].task for group in groups}) == len(groups)
   mixed = [g for g in groups if len({t.won for t in g}) > 1]
-  assert run.teaching(played) == [t for g in mixed[:wanted] for t in g]
+  assert actor.selected(played) == [t for g in mixed[:wanted] for t in g]
   alike = [next(t for t in played if not t.won)] * (size * (wanted + 1))
-  assert run.teaching(alike) == alike[: size * wanted]  # none can teach
+  assert actor.selected(alike) == alike[: size * wanted]  # none is informative
 
 
 def test_no_two_rounds_of_play_share_a_key(tmp_path, monkeypatch):
@@ -151,30 +156,32 @@ def test_no_two_rounds_of_play_share_a_key(tmp_path, monkeypatch):
     eval__temperatures=(1.0, 0.4),
     eval__seeds=(0, 7),  # the first is the run's own
   )
-  with loop.open_environments(c) as environments:
-    run, params = warm_start.warm_start(c, environments, tmp_path / 'run')
-    lost = next(t for t in run.rollout(params, 0) if not t.won)
+  with worlds.open_environments(c) as environments:
+    policy, params = warm_start.warm_start(c, environments, tmp_path / 'run')
+    actor = Actor(environments, policy)
+    lost = next(t for t in actor.rollout(params, 0) if not t.won)
     keys = []
 
-    def play(params, episodes, key, sampling):
+    def play(params, tasks, sampling, key):
       keys.append(key)
-      return [dataclasses.replace(lost, task=task) for task in episodes]
+      return [dataclasses.replace(lost, task=task) for task in tasks]
 
-    monkeypatch.setattr(run, '_play', play)
-    run.rollout(params, 0)
-    run.rollout(params, 1)
+    monkeypatch.setattr(actor, 'play', play)
+    actor.rollout(params, 0)
+    actor.rollout(params, 1)
     assert len(keys) == 2 * 3  # a round, and two more as nobody wins
-    run.evaluate(params)
+    actor.evaluate(params)
   assert len(keys) == 2 * 3 + 2 * 2 * 2
-  made = [jax.random.key_data(policy_lib.key_of(*key)) for key in keys]
+  made = [jax.random.key_data(random_streams.key(*key)) for key in keys]
   assert len({key.tobytes() for key in map(np.asarray, made)}) == len(keys)
 
 
 def test_truncated_sampling_is_what_the_config_says(tmp_path):
-  run, _ = start(tmp_path / 'run')
-  assert (run.sampling.top_k, run.sampling.top_p) == (None, None)
-  run, _ = start(tmp_path / 'run', sampling__top_k=3, sampling__top_p=0.5)
-  assert (run.sampling.top_k, run.sampling.top_p) == (3, 0.5)
+  sampling = start(tmp_path / 'run')[0].sampling
+  assert (sampling.top_k, sampling.top_p) == (None, None)
+  changes = {'sampling__top_k': 3, 'sampling__top_p': 0.5}
+  sampling = start(tmp_path / 'run', **changes)[0].sampling
+  assert (sampling.top_k, sampling.top_p) == (3, 0.5)
 
 
 def test_a_summary_is_json_with_the_counts(tmp_path):

@@ -6,7 +6,7 @@ import pytest
 
 from envs.serving import fleet
 from experiments.configs import base, toy
-from hgpo_jax.train import loop
+from hgpo_jax.train import actor, loop
 from tests import chaos
 from tests.runs import records
 
@@ -33,14 +33,14 @@ def test_a_run_outlives_its_servers(tmp_path, monkeypatch):
   with chaos.Chaos(2, 'toy', {'num_words': 4}) as world:
     c, folder = config(world.addresses), tmp_path / 'remote'
     dying = {1: world.servers[:1], 2: world.servers[1:]}
-    rollout = loop.run_lib.Run.rollout
+    rollout = actor.Actor.rollout
 
-    def broken(run, params, step):
+    def broken(self, params, step):
       for server in dying.pop(step, ()):
         server.kill()
-      return rollout(run, params, step)
+      return rollout(self, params, step)
 
-    monkeypatch.setattr(loop.run_lib.Run, 'rollout', broken)
+    monkeypatch.setattr(actor.Actor, 'rollout', broken)
     with pytest.raises(fleet.ServersLost) as error:
       loop.train(c, folder)
     assert all(address in str(error.value) for address in world.addresses)

@@ -17,7 +17,6 @@ same work: a finished row goes on at once, or waits for all others.
 
 from __future__ import annotations
 
-import dataclasses
 import pathlib
 import tempfile
 import time
@@ -28,13 +27,16 @@ import numpy as np
 from absl import app, flags
 
 from experiments.bench import harness, transformers
-from hgpo_jax.model import qwen2, weights
+from hgpo_jax.model import registry, weights
+from hgpo_jax.model.interface import Model, Params
 from hgpo_jax.sampler import decode
 from hgpo_jax.sampler.batcher import Batcher, RequestId
 from hgpo_jax.sampler.sampling import Sampling
 from hgpo_jax.train.compilations import Compilations
 
-_PRESET = flags.DEFINE_enum('preset', 'small', list(qwen2.CONFIGS), 'Size.')
+_PRESET = flags.DEFINE_enum(
+  'preset', 'small', list(registry.presets()), 'Size.'
+)
 _LAYERS = flags.DEFINE_integer('layers', 0, "Blocks; 0 keeps the preset's.")
 _DTYPE = flags.DEFINE_enum(
   'dtype', 'float32', ['float32', 'bfloat16'], 'Of weights, work and cache.'
@@ -42,7 +44,7 @@ _DTYPE = flags.DEFINE_enum(
 _CHECKPOINT = flags.DEFINE_string(
   'checkpoint', '', 'Hugging Face folder; default: random weights.'
 )
-_BATCH = flags.DEFINE_integer('batch', 16, 'Batcher.', lower_bound=1)
+_BATCH = flags.DEFINE_integer('batch', 16, 'Rows.', lower_bound=1)
 _PROMPT = flags.DEFINE_integer('prompt', 128, 'Tokens.', lower_bound=2)
 _REPLY = flags.DEFINE_integer('reply', 64, 'Tokens.', lower_bound=2)
 _CHUNK = flags.DEFINE_integer('chunk', 64, 'Tokens between looks.')
@@ -56,14 +58,16 @@ _JSON = flags.DEFINE_bool('json', False, 'One JSON object as the last line.')
 def main(argv: list[str]) -> None:
   if len(argv) > 1:
     raise app.UsageError(f'Got {argv[1:]}, expected flags only.')
-  config = _config()
+  model = _model()
   rng = np.random.default_rng(0)
-  prompts = rng.integers(2, config.vocab_size, (_BATCH.value, _PROMPT.value))
+  prompts = rng.integers(
+    2, model.config.vocab_size, (_BATCH.value, _PROMPT.value)
+  )
   with Compilations() as compilations:
-    params = _params(config)
-    results = _measure(config, params, prompts)
+    params = _params(model)
+    results = _measure(model, params, prompts)
     if _TURNS.value:
-      results |= _rollouts(config, params, rng)
+      results |= _rollouts(model, params, rng)
     results |= {
       'compilations': compilations.count,
       'compile_seconds': compilations.seconds,
@@ -72,10 +76,10 @@ def main(argv: list[str]) -> None:
     with tempfile.TemporaryDirectory() as folder:
       path = pathlib.Path(_CHECKPOINT.value or f'{folder}/policy')
       if not _CHECKPOINT.value:
-        weights.save(path, config, params, dtype=config.dtype)
+        weights.save(path, model, params, dtype=_DTYPE.value)
       del params
       seconds = transformers.generate_seconds(
-        path, prompts, _REPLY.value, config.dtype, _REPEATS.value
+        path, prompts, _REPLY.value, _DTYPE.value, _REPEATS.value
       )
     results['baseline_tokens_per_second'] = (
       _BATCH.value * _REPLY.value / seconds
@@ -84,29 +88,27 @@ def main(argv: list[str]) -> None:
   harness.report(results, _JSON.value)
 
 
-def _config() -> qwen2.Config:
+def _model() -> Model:
   types: dict[str, Any] = {
     'dtype': _DTYPE.value,
     'param_dtype': _DTYPE.value,
     'cache_dtype': _DTYPE.value,
   }
   if _CHECKPOINT.value:
-    return weights.config_from_hf(_CHECKPOINT.value, **types)
-  preset = qwen2.CONFIGS[_PRESET.value]
-  layers = _LAYERS.value or preset.num_layers
-  return dataclasses.replace(preset, num_layers=layers, **types)
+    return weights.model_from_hf(_CHECKPOINT.value, **types)
+  preset = registry.preset(_PRESET.value, **types)
+  return preset.replace(num_layers=_LAYERS.value or preset.config.num_layers)
 
 
-def _params(config: qwen2.Config) -> qwen2.Params:
+def _params(model: Model) -> Params:
   if _CHECKPOINT.value:
-    return weights.load(_CHECKPOINT.value, config)
-  init = jax.jit(qwen2.init_params, static_argnums=0)
-  return init(config, jax.random.key(0))
+    return weights.load(_CHECKPOINT.value, model)
+  return jax.jit(model.init)(jax.random.key(0))
 
 
-def _plan() -> decode.DecodeShapes:
+def _shapes() -> decode.DecodeShapes:
   return decode.DecodeShapes(
-    slots=_BATCH.value,
+    rows=_BATCH.value,
     max_reply=_REPLY.value,
     prompt_buckets=(_PROMPT.value,),
     prefill_buckets=(_PREFILL.value or _BATCH.value,),
@@ -119,15 +121,15 @@ def _plan() -> decode.DecodeShapes:
 
 
 def _measure(
-  config: qwen2.Config, params: qwen2.Params, prompts: np.ndarray
+  model: Model, params: Params, prompts: np.ndarray
 ) -> dict[str, Any]:
   """One batch of prompts, answered; and the same without decoding."""
 
   def call(reply: int) -> None:
-    slots = Batcher(config, _plan(), Sampling(), params, jax.random.key(1))
+    batcher = Batcher(model, _shapes(), Sampling(), params, jax.random.key(1))
     for episode, prompt in enumerate(prompts):
-      slots.submit(RequestId(episode, 0), prompt, limit=reply)
-    slots.drain()
+      batcher.submit(RequestId(episode, 0), prompt, limit=reply)
+    batcher.drain()
 
   call(_REPLY.value)
   call(1)
@@ -137,6 +139,7 @@ def _measure(
   tokens = _BATCH.value * _REPLY.value
   peak = harness.peak_memory_bytes()  # before the ceilings are measured
   bandwidth = harness.copy_bandwidth()
+  config = model.config
   rate = harness.matrix_rate(config.dtype)
   lengths = [_PROMPT.value] * _BATCH.value
   # Of the three thirds of a training step, reading prompts is the first.
@@ -160,29 +163,29 @@ def _measure(
 
 
 def _rollouts(
-  config: qwen2.Config, params: qwen2.Params, rng: np.random.Generator
+  model: Model, params: Params, rng: np.random.Generator
 ) -> dict[str, Any]:
   """Seconds of equal episodes under both schedules, after one to compile."""
   shape = (_BATCH.value, _TURNS.value)
   lengths = np.clip(rng.lognormal(np.log(100), 1.0, shape), 1, _REPLY.value)
-  prompts = rng.integers(2, config.vocab_size, (*shape, _PROMPT.value))
+  prompts = rng.integers(2, model.config.vocab_size, (*shape, _PROMPT.value))
 
   def play(lockstep: bool) -> float:
     start = time.perf_counter()
-    slots = Batcher(config, _plan(), Sampling(), params, jax.random.key(2))
+    batcher = Batcher(model, _shapes(), Sampling(), params, jax.random.key(2))
     ready = [(episode, 0) for episode in range(_BATCH.value)]
     left = prompts.shape[0] * prompts.shape[1]
     while left:
-      if not lockstep or not slots.busy:
+      if not lockstep or not batcher.busy:
         for episode, turn in ready:
-          slots.submit(
+          batcher.submit(
             RequestId(episode, turn),
             prompts[episode, turn],
             limit=int(lengths[episode, turn]),
           )
         ready = []
-      slots.start()
-      for reply in slots.finished():
+      batcher.start()
+      for reply in batcher.finished():
         left -= 1
         episode, turn = reply.request_id
         if turn + 1 < _TURNS.value:

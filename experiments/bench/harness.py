@@ -12,7 +12,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from hgpo_jax.model import qwen2
+from hgpo_jax.model.interface import Config
 
 
 def median_seconds(call: Callable[[], Any], repeats: int) -> float:
@@ -64,7 +64,7 @@ def round_up(size: int, multiple: int) -> int:
   return -(-size // multiple) * multiple
 
 
-def block_params(config: qwen2.Config) -> int:
+def block_params(config: Config) -> int:
   """Weights that one token is multiplied with in all blocks."""
   heads = 2 * config.num_heads + 2 * config.num_kv_heads
   attention = config.width * config.head_dim * heads
@@ -72,7 +72,7 @@ def block_params(config: qwen2.Config) -> int:
 
 
 def train_operations(
-  config: qwen2.Config, lengths: Sequence[int], unembedded: int
+  config: Config, lengths: Sequence[int], unembedded: int
 ) -> float:
   """Operations of forward and backward: 6 per weight and token, and attention.
 
@@ -94,7 +94,7 @@ def train_operations(
   )
 
 
-def decode_bytes(config: qwen2.Config, rows: int, context: float) -> float:
+def decode_bytes(config: Config, rows: int, context: float) -> float:
   """Bytes that a decode step must read: weights, and the rows' own caches.
 
   Args:

@@ -24,7 +24,7 @@ from absl import app, flags, logging
 
 from experiments.bench import harness
 from experiments.configs import alfworld_qwen
-from hgpo_jax.model import qwen2, weights
+from hgpo_jax.model import registry, weights
 from hgpo_jax.model import tokenizer as tokenizer_lib
 from hgpo_jax.train import build as model_lib
 from hgpo_jax.train import loop, warm_start
@@ -32,7 +32,7 @@ from hgpo_jax.train import policy as policy_lib
 from hgpo_jax.train import run as run_lib
 from hgpo_jax.train.compilations import Compilations
 
-_PRESET = flags.DEFINE_enum('preset', '1.5b', list(qwen2.CONFIGS), 'Size.')
+_PRESET = flags.DEFINE_enum('preset', '1.5b', list(registry.presets()), 'Size.')
 _GAMES = flags.DEFINE_string(
   'games', '', 'Folder of games; default: generated ones.'
 )

@@ -15,7 +15,6 @@ reply tokens alone.
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 import pathlib
 import tempfile
@@ -27,18 +26,23 @@ from absl import app, flags
 
 from experiments.bench import harness, transformers
 from hgpo_jax import types
-from hgpo_jax.model import lora, qwen2, weights
+from hgpo_jax.model import lora, registry, remat, weights
+from hgpo_jax.model.interface import Model
 from hgpo_jax.sampler import scoring
 from hgpo_jax.train import optimizer as optimizer_lib
 from hgpo_jax.train import packing, update
 from hgpo_jax.train.compilations import Compilations
 
-_PRESET = flags.DEFINE_enum('preset', 'small', list(qwen2.CONFIGS), 'Size.')
+_PRESET = flags.DEFINE_enum(
+  'preset', 'small', list(registry.presets()), 'Size.'
+)
 _LAYERS = flags.DEFINE_integer('layers', 0, "Blocks; 0 keeps the preset's.")
 _DTYPE = flags.DEFINE_enum(
   'dtype', 'float32', ['float32', 'bfloat16'], 'Of activations.'
 )
-_REMAT = flags.DEFINE_enum('remat', 'none', list(qwen2.REMAT), 'What is kept.')
+_REMAT = flags.DEFINE_enum(
+  'remat', 'none', list(remat.POLICIES), 'What is kept.'
+)
 _ROW_TOKENS = flags.DEFINE_integer('row_tokens', 192, 'L.', lower_bound=2)
 _ROWS = flags.DEFINE_integer('rows', 16, 'B of a micro-batch.', lower_bound=1)
 _MICRO_BATCHES = flags.DEFINE_integer('micro_batches', 1, 'M.', lower_bound=1)
@@ -57,17 +61,17 @@ _JSON = flags.DEFINE_bool('json', False, 'One JSON object as the last line.')
 def main(argv: list[str]) -> None:
   if len(argv) > 1:
     raise app.UsageError(f'Got {argv[1:]}, expected flags only.')
-  config = _config()
+  model = _model()
   shapes = _shapes()
-  turns = _turns(config, shapes)
+  turns = _turns(model, shapes)
   with Compilations() as compilations:
-    results = _measure(config, shapes, turns)
+    results = _measure(model, shapes, turns)
     results |= {
       'compilations': compilations.count,
       'compile_seconds': compilations.seconds,
     }
   if _BASELINE.value:
-    seconds = _baseline_seconds(config, turns)
+    seconds = _baseline_seconds(model, turns)
     tokens = sum(len(t.prompt) + len(t.reply) for t in turns)
     results['baseline_seconds'] = seconds
     results['baseline_tokens_per_second'] = tokens / seconds
@@ -75,11 +79,10 @@ def main(argv: list[str]) -> None:
   harness.report(results, _JSON.value)
 
 
-def _config() -> qwen2.Config:
-  preset = qwen2.CONFIGS[_PRESET.value]
-  return dataclasses.replace(
-    preset,
-    num_layers=_LAYERS.value or preset.num_layers,
+def _model() -> Model:
+  preset = registry.preset(_PRESET.value)
+  return preset.replace(
+    num_layers=_LAYERS.value or preset.config.num_layers,
     dtype=_DTYPE.value,
     remat=_REMAT.value,
   )
@@ -100,7 +103,7 @@ def _shapes() -> packing.Shapes:
   )
 
 
-def _turns(config: qwen2.Config, shapes: packing.Shapes) -> list[types.Turn]:
+def _turns(model: Model, shapes: packing.Shapes) -> list[types.Turn]:
   """As many random turns as fill the micro-batches."""
   rng = np.random.default_rng(0)
   longest = shapes.tokens - shapes.reply
@@ -111,7 +114,7 @@ def _turns(config: qwen2.Config, shapes: packing.Shapes) -> list[types.Turn]:
     if _MEDIAN_PROMPT.value:
       drawn = rng.lognormal(np.log(_MEDIAN_PROMPT.value), 0.4)
       length = int(np.clip(drawn, 16, longest))
-    text = rng.integers(2, config.vocab_size, length + shapes.reply)
+    text = rng.integers(2, model.config.vocab_size, length + shapes.reply)
     return types.Turn(
       prompt=text[:length].astype(np.int32),
       reply=text[length:].astype(np.int32),
@@ -135,15 +138,14 @@ def _turns(config: qwen2.Config, shapes: packing.Shapes) -> list[types.Turn]:
 
 
 def _measure(
-  config: qwen2.Config, shapes: packing.Shapes, turns: list[types.Turn]
+  model: Model, shapes: packing.Shapes, turns: list[types.Turn]
 ) -> dict[str, Any]:
-  adapted = config
+  config = model.config
+  adapted = model
   if _LORA.value:
-    adapter = qwen2.Lora(_LORA.value, 2.0 * _LORA.value)
-    adapted = dataclasses.replace(config, lora=adapter, param_dtype='bfloat16')
-  params = jax.jit(qwen2.init_params, static_argnums=0)(
-    adapted, jax.random.key(0)
-  )
+    adapter = lora.Lora(_LORA.value, 2.0 * _LORA.value)
+    adapted = model.replace(lora=adapter, param_dtype='bfloat16')
+  params = jax.jit(adapted.init)(jax.random.key(0))
   adapters, frozen = lora.split(params) if _LORA.value else (params, None)
   del params
   optimizer = optimizer_lib.make_optimizer(
@@ -199,23 +201,21 @@ def _measure(
   }
 
 
-def _baseline_seconds(config: qwen2.Config, turns: list[types.Turn]) -> float:
+def _baseline_seconds(model: Model, turns: list[types.Turn]) -> float:
   """The same turns, padded on the left to the longest of them."""
   longest = max(len(t.prompt) for t in turns)
   tokens = np.zeros((len(turns), longest + _REPLY.value), np.int32)
   for row, turn in enumerate(turns):
     text = np.concatenate([turn.prompt, turn.reply])
     tokens[row, -len(text) :] = text
-  plain = dataclasses.replace(config, lora=None)
-  params = jax.jit(qwen2.init_params, static_argnums=0)(
-    plain, jax.random.key(0)
-  )
+  plain = model.replace(lora=None)
+  params = jax.jit(plain.init)(jax.random.key(0))
   with tempfile.TemporaryDirectory() as folder:
     path = pathlib.Path(folder) / 'policy'
     weights.save(path, plain, params, dtype='float32')
     del params
     return transformers.train_seconds(
-      path, tokens, _REPLY.value, config.dtype, _REPEATS.value
+      path, tokens, _REPLY.value, _DTYPE.value, _REPEATS.value
     )
 
 

@@ -1,6 +1,6 @@
 """Keys and values of past tokens: of all blocks, or of one at a time.
 
-Axes: B rows, KV stored key heads, S cache slots, H head dimension.
+Axes: B rows, KV stored key heads, S columns, E head size.
 """
 
 from __future__ import annotations
@@ -17,16 +17,16 @@ from jax import Array
 
 @flax.struct.dataclass
 class KVCache:
-  """Keys and values of the tokens seen so far; row b fills slots from 0 on.
+  """Keys and values of the tokens seen so far; row b fills columns from 0 on.
 
-  KV counts the heads that are stored: `qwen2.cache_heads(config)` of them.
+  KV counts the heads that are stored, which may be copies for a mesh.
 
   Attributes:
-    k: `[layers, B, KV, H, S]` keys, rotated; so turned, reading them for one
-      query takes half the time on a CPU. Within a loop perhaps a tuple of
-      `[B, KV, H, S]`, one per block.
-    v: `[layers, B, KV, S, H]` values, likewise.
-    length: `[B]` int32, slots in use.
+    k: `[layers, B, KV, E, S]` keys, rotated; so turned, reading them for one
+      query takes half the time on a CPU. Within a loop of an unrolled model a
+      tuple of `[B, KV, E, S]`, one per block.
+    v: `[layers, B, KV, S, E]` values, likewise.
+    length: `[B]` int32, columns in use.
   """
 
   k: Any
@@ -34,7 +34,7 @@ class KVCache:
   length: Array
 
   @property
-  def slots(self) -> int:
+  def columns(self) -> int:
     """S."""
     return self.v[0].shape[-2]
 
@@ -44,10 +44,10 @@ class BlockCache:
   """Where one block puts its keys and values, and finds those of before.
 
   Attributes:
-    k, v: this block's `[B, KV, H, S]` and `[B, KV, S, H]`, or all blocks' with
+    k, v: this block's `[B, KV, E, S]` and `[B, KV, S, E]`, or all blocks' with
       an axis before.
     layer: `[]` int32 on that axis; None without.
-    length: `[B]` int32, slots in use.
+    length: `[B]` int32, columns in use.
   """
 
   k: Array
@@ -56,7 +56,7 @@ class BlockCache:
   length: Array
 
   def add(self, k: Array, v: Array) -> BlockCache:
-    """Appends `[B, KV, 1, H]` to every row.
+    """Appends `[B, KV, 1, E]` to every row.
 
     Keys are written before they are read: in the other order XLA copies the
     cache.
@@ -65,7 +65,7 @@ class BlockCache:
     rows, each = (*layer, jnp.arange(k.shape[0])), slice(None)
 
     def put(old: Array, place: tuple, new: Array) -> Array:
-      new = new[:, :, 0].astype(old.dtype)  # [B, KV, H]
+      new = new[:, :, 0].astype(old.dtype)  # [B, KV, E]
       return old.at[place].set(new, mode='drop')
 
     return dataclasses.replace(
@@ -75,7 +75,7 @@ class BlockCache:
     )
 
   def mine(self) -> tuple[Array, Array]:
-    """This block's keys `[B, KV, H, S]` and values `[B, KV, S, H]`."""
+    """This block's keys `[B, KV, E, S]` and values `[B, KV, S, E]`."""
     if self.layer is None:
       return self.k, self.v
     pick = functools.partial(
@@ -89,7 +89,7 @@ def restack(whole: KVCache, part: KVCache) -> KVCache:
 
   Args:
     whole: stacked.
-    part: its first slots, stacked or one array per block.
+    part: its first columns, stacked or one array per block.
   """
 
   def put(old: Array, new: Array | tuple[Array, ...]) -> Array:

@@ -8,7 +8,7 @@ from typing import Any
 import jax
 
 from hgpo_jax import types
-from hgpo_jax.model import qwen2
+from hgpo_jax.model.interface import Model
 from hgpo_jax.rollout import episodes
 from hgpo_jax.sampler.batcher import Batcher, Counts
 from hgpo_jax.sampler.decode import DecodeShapes
@@ -27,8 +27,8 @@ class Player:
     step_envs: episodes.StepEnvs,
     agent: episodes.AgentLayer,
     codec: episodes.Codec,
-    model: qwen2.Config,
-    plan: DecodeShapes,
+    model: Model,
+    shapes: DecodeShapes,
     schedule: episodes.Schedule,
   ):
     """Joins the parts of a rollout.
@@ -37,13 +37,13 @@ class Player:
       step_envs: the environments, with a slot for each episode of `schedule`.
       agent: the words.
       codec: the tokenizer's faces.
-      model: the policy's size.
-      plan: the shapes of its generation.
+      model: the policy's.
+      shapes: of its generation.
       schedule: who waits for whom.
     """
     self.agent, self.codec, self.counts = agent, codec, Counts()
     self._step_envs, self._schedule = step_envs, schedule
-    self._model, self._plan = model, plan
+    self._model, self._shapes = model, shapes
 
   def play(
     self,
@@ -62,12 +62,14 @@ class Player:
       sampling: how replies are drawn.
       first: number of the first episode; keys are made of the numbers.
     """
-    slots = Batcher(self._model, self._plan, sampling, params, key, self.counts)
+    batcher = Batcher(
+      self._model, self._shapes, sampling, params, key, self.counts
+    )
     return episodes.collect(
       self._step_envs,
       self.agent,
       self.codec,
-      slots,
+      batcher,
       tasks,
       self._schedule,
       first,
@@ -80,5 +82,5 @@ class Player:
     """
     shapes = self.counts.shapes
     methods = len({how for kind, _, how in shapes if kind == 'decode'})
-    bound = self._plan.max_shapes(methods)
+    bound = self._shapes.max_shapes(methods)
     return f'compiled {len(shapes)} shapes of generation, of {bound}'

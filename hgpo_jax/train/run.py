@@ -85,7 +85,7 @@ class Run:
       environments.agent,
       self.codec,
       policy.model,
-      policy.plan,
+      policy.decode_shapes,
       episodes.Schedule(
         episodes=hosts.portion(c.rollout.rows),
         workers=c.rollout.workers,

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from typing import Any
 
 import flax.struct
 import jax
@@ -23,20 +22,34 @@ class KVCache:
 
   Attributes:
     k: `[layers, B, KV, E, S]` keys, rotated; so turned, reading them for one
-      query takes half the time on a CPU. Within a loop of an unrolled model a
-      tuple of `[B, KV, E, S]`, one per block.
+      query takes half the time on a CPU.
     v: `[layers, B, KV, S, E]` values, likewise.
     length: `[B]` int32, columns in use.
   """
 
-  k: Any
-  v: Any
+  k: Array
+  v: Array
   length: Array
 
   @property
   def columns(self) -> int:
     """S."""
-    return self.v[0].shape[-2]
+    return self.v.shape[-2]
+
+  def first(self, columns: int) -> KVCache:
+    """Its first columns; static."""
+    k, v = self.k[..., :columns], self.v[..., :columns, :]
+    return KVCache(k, v, self.length)
+
+  def with_first(self, part: KVCache) -> KVCache:
+    """The cache with what a loop over its `first` columns has left there."""
+
+    def put(old: Array, new: Array) -> Array:
+      if new.shape == old.shape:
+        return new
+      return jax.lax.dynamic_update_slice(old, new, (0,) * old.ndim)
+
+    return KVCache(put(self.k, part.k), put(self.v, part.v), part.length)
 
 
 @flax.struct.dataclass
@@ -44,15 +57,14 @@ class BlockCache:
   """Where one block puts its keys and values, and finds those of before.
 
   Attributes:
-    k, v: this block's `[B, KV, E, S]` and `[B, KV, S, E]`, or all blocks' with
-      an axis before.
-    layer: `[]` int32 on that axis; None without.
+    k, v: those of all blocks, as in `KVCache`.
+    layer: `[]` int32, the block.
     length: `[B]` int32, columns in use.
   """
 
   k: Array
   v: Array
-  layer: Array | None
+  layer: Array
   length: Array
 
   def add(self, k: Array, v: Array) -> BlockCache:
@@ -61,8 +73,7 @@ class BlockCache:
     Keys are written before they are read: in the other order XLA copies the
     cache.
     """
-    layer = () if self.layer is None else (self.layer,)
-    rows, each = (*layer, jnp.arange(k.shape[0])), slice(None)
+    rows, each = (self.layer, jnp.arange(k.shape[0])), slice(None)
 
     def put(old: Array, place: tuple, new: Array) -> Array:
       new = new[:, :, 0].astype(old.dtype)  # [B, KV, E]
@@ -76,35 +87,7 @@ class BlockCache:
 
   def mine(self) -> tuple[Array, Array]:
     """This block's keys `[B, KV, E, S]` and values `[B, KV, S, E]`."""
-    if self.layer is None:
-      return self.k, self.v
     pick = functools.partial(
       jax.lax.dynamic_index_in_dim, index=self.layer, keepdims=False
     )
     return pick(self.k), pick(self.v)
-
-
-def restack(whole: KVCache, part: KVCache) -> KVCache:
-  """Writes what a loop over part of a cache has left back to the whole.
-
-  Args:
-    whole: stacked.
-    part: its first columns, stacked or one array per block.
-  """
-
-  def put(old: Array, new: Array | tuple[Array, ...]) -> Array:
-    new = jnp.stack(new) if isinstance(new, tuple) else new
-    return new if new.shape == old.shape else _write_first(old, new)
-
-  return KVCache(put(whole.k, part.k), put(whole.v, part.v), part.length)
-
-
-def _write_first(old: Array, new: Array) -> Array:
-  return jax.lax.dynamic_update_slice(old, new, (0,) * old.ndim)
-
-
-def pieces(stacked: Any, layers: int) -> tuple[Any, ...]:
-  """A tree that is stacked along axis 0 -> one tree per block."""
-  return tuple(
-    jax.tree.map(lambda a, i=i: a[i], stacked) for i in range(layers)
-  )

@@ -41,7 +41,9 @@ RULES: Mapping[str | None, tuple[str, ...]] = {
   None: (),
 }
 
-VALUE_HEAD_AXES = {('value_head',): ('embed',)}  # a critic's own column
+Axes = tuple[str | None, ...]
+# A critic's own column.
+VALUE_HEAD_AXES: Mapping[tuple[str, ...], Axes] = {('value_head',): ('embed',)}
 
 
 def make_mesh(

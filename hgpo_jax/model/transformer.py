@@ -30,12 +30,10 @@ from flax import nnx
 from jax import Array
 
 from hgpo_jax.model import attention, lora, rotary
-from hgpo_jax.model.cache import BlockCache, KVCache, pieces
-from hgpo_jax.model.interface import Architecture, Config, Params, StepFn
+from hgpo_jax.model.cache import BlockCache, KVCache
+from hgpo_jax.model.interface import Architecture, Config, Params
 from hgpo_jax.model.remat import rematerialised
 from hgpo_jax.model.sharding import axis_size, constrain
-
-Blocks = tuple[Params, ...]  # the params of each block by itself
 
 
 @flax.struct.dataclass
@@ -268,13 +266,11 @@ class Transformer(nnx.Module):
     kv = jax.tree.map(lambda a, b: jnp.concatenate([a, b[None]]), kv, kv_end)
     return self.norm(x), kv
 
-  def step(
-    self, tokens: Array, cache: KVCache, blocks: Blocks | None
-  ) -> tuple[Array, KVCache]:
+  def step(self, tokens: Array, cache: KVCache) -> tuple[Array, KVCache]:
     """Hidden states `[B, D]` of a further token per row; the longer cache."""
     x = self._embedded(tokens[:, None])
     view, length = _step_view(self.config, cache), cache.length
-    graph, stacked = nnx.split(self.layers)
+    graph, layers = nnx.split(self.layers)
 
     def body(carry: tuple, layer: tuple) -> tuple[tuple, None]:
       x, k, v = carry
@@ -283,15 +279,8 @@ class Transformer(nnx.Module):
       x, store = nnx.merge(graph, params)(x, view, store)
       return (x, store.k, store.v), None
 
-    if blocks is None:
-      numbers = jnp.arange(self.config.num_layers)
-      start = (x, cache.k, cache.v)
-      (x, k, v), _ = jax.lax.scan(body, start, (stacked, numbers))
-    else:
-      k, v = list(cache.k), list(cache.v)
-      for i, params in enumerate(blocks):
-        (x, k[i], v[i]), _ = body((x, k[i], v[i]), (params, None))
-      k, v = tuple(k), tuple(v)
+    numbers = jnp.arange(self.config.num_layers)
+    (x, k, v), _ = jax.lax.scan(body, (x, cache.k, cache.v), (layers, numbers))
     return self.norm(x)[:, 0], KVCache(k, v, length + 1)
 
   def _embedded(self, tokens: Array) -> Array:
@@ -396,31 +385,10 @@ def prefill(
 
 
 def decode(
-  config: Config,
-  params: Params,
-  tokens: Array,
-  cache: KVCache,
-  blocks: Blocks | None = None,
+  config: Config, params: Params, tokens: Array, cache: KVCache
 ) -> tuple[Array, KVCache]:
-  """See `interface.Model`; with `blocks` the cache too is one of each block."""
-  model = nnx.merge(_graph(config), params)
-  return model.step(tokens, cache, blocks)
-
-
-def decoder(
-  config: Config, params: Params, cache: KVCache, columns: int
-) -> tuple[StepFn, KVCache]:
-  """See `interface.Model`; every block of an unrolled model has own arrays."""
-  k, v = cache.k[..., :columns], cache.v[..., :columns, :]
-  blocks = None
-  if config.unrolled:
-    blocks = pieces(params['layers'], config.num_layers)
-    k, v = (pieces(x, config.num_layers) for x in (k, v))
-
-  def step(tokens: Array, cache: KVCache) -> tuple[Array, KVCache]:
-    return decode(config, params, tokens, cache, blocks)
-
-  return step, KVCache(k, v, cache.length)
+  """See `interface.Model`."""
+  return nnx.merge(_graph(config), params).step(tokens, cache)
 
 
 def logits(config: Config, params: Params, hidden: Array) -> Array:
@@ -503,7 +471,6 @@ def architecture(
     forward=forward,
     prefill=prefill,
     decode=decode,
-    decoder=decoder,
     logits=logits,
     param_axes=PARAM_AXES,
     hf_class=hf_class,

@@ -24,7 +24,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from hgpo_jax.model.cache import KVCache, restack
+from hgpo_jax.model.cache import KVCache
 from hgpo_jax.model.interface import Model, Params
 from hgpo_jax.model.sharding import constrain
 from hgpo_jax.sampler import sampling
@@ -78,6 +78,11 @@ class DecodeShapes:
     """How many of the cache's columns a chunk may look at."""
     return tuple(p + self.max_reply for p in self.prompt_buckets)
 
+  @property
+  def copied_columns(self) -> int:
+    """Columns that `decode_chunk` copies out of the cache at most."""
+    return max((s for s in self.spans if s < self.columns), default=0)
+
   def max_shapes(self, methods: int) -> int:
     """How often `insert` and `decode_chunk` can be compiled in a run.
 
@@ -86,13 +91,6 @@ class DecodeShapes:
     """
     reads = len(self.prompt_buckets) * len(self.prefill_buckets)
     return reads + methods * len(self.spans)
-
-
-def copied_columns(model: Model, shapes: DecodeShapes) -> int:
-  """Columns that `decode_chunk` copies out of the cache at most."""
-  if model.config.unrolled:
-    return shapes.columns
-  return max((s for s in shapes.spans if s < shapes.columns), default=0)
 
 
 @flax.struct.dataclass
@@ -285,11 +283,10 @@ def decode_chunk(
     end_id: the end-of-turn token.
   """
   whole = state.cache
-  decode, part = model.decoder(params, whole, span)
 
   def step(carry: tuple[Array, State]) -> tuple[Array, State]:
     i, state = carry
-    hidden, cache = decode(state.newest, state.cache)
+    hidden, cache = model.decode(params, state.newest, state.cache)
     # A row that is done stays where it is, inside the cache.
     length = jnp.where(state.done, state.cache.length, cache.length)
     cache = dataclasses.replace(cache, length=length)
@@ -301,9 +298,9 @@ def decode_chunk(
     i, state = carry
     return (i < chunk) & ~jnp.all(state.done)
 
-  start = jnp.int32(0), dataclasses.replace(state, cache=part)
+  start = jnp.int32(0), dataclasses.replace(state, cache=whole.first(span))
   _, state = jax.lax.while_loop(unfinished, step, start)
-  cache = restack(whole, state.cache)
+  cache = whole.with_first(state.cache)
   state = _placed(dataclasses.replace(state, cache=cache))
   return state, ChunkResult(
     state.tokens, state.log_probs, state.position, state.done

@@ -116,7 +116,7 @@ class Policy:
       chunk=self._chunk,
       cache_rows=shapes.rows * hosts.count(),
       cache_columns=shapes.columns,
-      cache_part=decode.copied_columns(self.model, shapes),
+      cache_part=shapes.copied_columns,
       prefill_rows=max(shapes.prefill_buckets),
       prefill_length=max(shapes.prompt_buckets),
       moments_dtype=c.optim.moments_dtype,

@@ -183,13 +183,13 @@ def test_a_chunk_needs_the_part_of_the_cache_that_it_works_on():
   state = jax.eval_shape(lambda: decode.init_state(model, shapes))
   program = jax.jit(chunk, donate_argnums=0).lower(state, params, 1.0)
   actual = program.compile(compiler_options=FEW_PASSES).memory_analysis()
-  assert decode.copied_columns(model, shapes) == shapes.spans[0]
+  assert shapes.copied_columns == shapes.spans[0]
   predicted = memory.predict(
     workload(
       model,
       cache_rows=shapes.rows,
       cache_columns=shapes.columns,
-      cache_part=decode.copied_columns(model, shapes),
+      cache_part=shapes.copied_columns,
     )
   )
   ratio = actual.temp_size_in_bytes / predicted.sampling

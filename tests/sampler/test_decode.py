@@ -185,7 +185,7 @@ def test_replies_stay_among_the_choices(params):
   ],
 )
 def test_other_models_decode_as_they_read(model):
-  """A deep one goes through its blocks another way, with a stacked cache."""
+  """A deep one is not unrolled where it reads."""
   params = jax.jit(model.init)(jax.random.key(0))
   params = jax.tree.map(lambda a: a * 10 if a.ndim > 2 else a, params)
   prompts = random_prompts(6)

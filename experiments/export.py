@@ -65,7 +65,7 @@ def export(
   weights.save(
     output,
     policy.base,
-    lora.merge_lora(policy.model, params),
+    lora.merge(policy.model.config.lora, params),
     dtype=dtype,
     extra={
       'eos_token_id': tokenizer_lib.end_id(tokenizer),

@@ -7,10 +7,8 @@ that its name says, and the mesh need not be of devices that are here.
 from __future__ import annotations
 
 import dataclasses
-import functools
 import math
 import pathlib
-import re
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
@@ -20,11 +18,11 @@ import jax.numpy as jnp
 from envs import registry
 from envs.base import EnvError
 from hgpo_jax.config import Config
-from hgpo_jax.model import lora, memory, qwen2
+from hgpo_jax.model import lora, memory
+from hgpo_jax.model import registry as models
 from hgpo_jax.model.weights import WeightsError
 from hgpo_jax.train import build, config_checks, tasks
 from hgpo_jax.train import policy as policy_lib
-from hgpo_jax.types import ConfigError
 
 Lines = Iterator[tuple[str, str]]  # what is meant, and what is known of it
 
@@ -144,7 +142,7 @@ def _policy(config: Config, folder: pathlib.Path) -> Lines:
   given = config.mesh.device_gib
   if not given and memory.device_memory() is None:
     yield 'note', 'no --config.mesh.device_gib: whether it fits is not checked'
-  if jax.default_backend() == 'cpu' and policy.model.attention == 'auto':
+  if jax.default_backend() == 'cpu' and policy.model.config.attention == 'auto':
     yield 'note', 'memory is that of the plain attention, which needs the most'
   yield 'memory', str(policy.memory())
 
@@ -183,24 +181,12 @@ def _planned(config: Config) -> policy_lib.Policy:
   c, found = config, config.policy.checkpoint
   if found and not pathlib.Path(found).is_dir():
     policy = dataclasses.replace(
-      c.policy, checkpoint='', preset=_size_of(found)
+      c.policy, checkpoint='', preset=models.released(found)
     )
     c = dataclasses.replace(c, policy=policy)
   return policy_lib.Policy(
     c, _Unread(c.policy.vocab_size), build.planned_mesh(c)
   )
-
-
-def _size_of(checkpoint: str) -> str:
-  """The preset that a hub id names."""
-  found = re.search(r'qwen2\.5-([\d.]+b)', checkpoint.lower())
-  if not found or found[1] not in qwen2.CONFIGS:
-    raise ConfigError(
-      f'policy.checkpoint is {checkpoint!r}, which is no local folder, and '
-      f'names none of the sizes of Qwen2.5 that are known: {[*qwen2.CONFIGS]}. '
-      'Download it to plan with it.'
-    )
-  return found[1]
 
 
 class _Unread:
@@ -221,9 +207,8 @@ class _Unread:
 
 def _params(policy: policy_lib.Policy) -> tuple[Any, Any]:
   """Shapes of what is trained and of what is not."""
-  draw = functools.partial(qwen2.init_params, policy.model)
-  shapes = jax.eval_shape(draw, jax.random.key(0))
-  return lora.split(shapes) if policy.model.lora else (shapes, {})
+  shapes = policy.model.param_shapes()
+  return lora.split(shapes) if policy.model.config.lora else (shapes, {})
 
 
 def _count(tree: Any) -> int:

@@ -15,12 +15,13 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from experiments.configs import base, toy
 from hgpo_jax import types
-from hgpo_jax.model import qwen2, sharding
+from hgpo_jax.model import sharding
 from hgpo_jax.multihost import agreement, exchange, hosts, stopping
 from hgpo_jax.train import checkpoint
 from tests import several
+from tests.small_decoder import small_model
 
-CONFIG = qwen2.Config(
+MODEL = small_model(
   vocab_size=32,
   width=16,
   ff_width=32,
@@ -139,18 +140,12 @@ def check_params(shape):
   own = sharding.own_part(mesh)
   assert own.size == jax.local_device_count()
   draw = jax.jit(
-    lambda key: qwen2.init_params(CONFIG, key),
-    out_shardings=sharding.param_shardings(
-      mesh,
-      jax.eval_shape(
-        lambda key: qwen2.init_params(CONFIG, key), jax.random.key(0)
-      ),
-      CONFIG,
-    ),
+    MODEL.init,
+    out_shardings=sharding.param_shardings(mesh, MODEL.param_shapes(), MODEL),
   )
   with jax.set_mesh(mesh):
     params = draw(jax.random.key(0))
-    copied = sharding.on_own_part(mesh, own, params, CONFIG)
+    copied = sharding.on_own_part(mesh, own, params, MODEL)
     sums = checkpoint._checksums(params)
   for x, y in zip(*map(jax.tree.leaves, (params, copied)), strict=True):
     np.testing.assert_array_equal(hosts.whole(x), np.asarray(y))

@@ -2,13 +2,22 @@
 
 import numpy as np
 
-from hgpo_jax.model import qwen2
+from hgpo_jax.model import registry
+from hgpo_jax.model.interface import Config, Model
 from hgpo_jax.sampler.decode import DecodeShapes
 
-CONFIG = qwen2.float32(qwen2.Config(40, 16, 32, 2, 4, 2, 4))
+
+def small_model(*sizes, architecture='qwen2', **fields):
+  """A model of any size; computed and cached in float32 unless told else."""
+  kind = registry.ARCHITECTURES[architecture]
+  types = {'dtype': 'float32', 'cache_dtype': 'float32'}
+  return Model(kind, Config(*sizes, **{**types, **kind.options, **fields}))
+
+
+MODEL = small_model(40, 16, 32, 2, 4, 2, 4)
 END, PAD, R = 1, 0, 5
-PLAN = DecodeShapes(
-  slots=4,
+SHAPES = DecodeShapes(
+  rows=4,
   max_reply=R,
   prompt_buckets=(8,),
   prefill_buckets=(4,),

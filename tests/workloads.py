@@ -12,17 +12,15 @@ import numpy as np
 
 from hgpo_jax import types
 from hgpo_jax.advantages.rows import Rows
-from hgpo_jax.model import qwen2
+from hgpo_jax.model.interface import Model, Params
 from hgpo_jax.sampler import scoring
 
 
-def random_params(
-  config: qwen2.Config, *, seed: int = 0, std: float = 0.2
-) -> qwen2.Params:
+def random_params(model: Model, *, seed: int = 0, std: float = 0.2) -> Params:
   """Params of a small model, drawn on the host: nothing is compiled.
 
   Args:
-    config: the model's size.
+    model: a small one.
     seed: of everything.
     std: of every number; of the norms' around 1, where it is halved. Large
       enough that logits differ.
@@ -38,8 +36,7 @@ def random_params(
     )
     return jnp.asarray(values.astype(leaf.dtype))
 
-  shapes = jax.eval_shape(lambda: qwen2.init_params(config, jax.random.key(0)))
-  return jax.tree_util.tree_map_with_path(draw, shapes)
+  return jax.tree_util.tree_map_with_path(draw, model.param_shapes())
 
 
 def bigram_score(params: Any, rows: types.Packed) -> scoring.Scores:

@@ -13,7 +13,6 @@ the first two are too far:
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 import sys
 from typing import Any
@@ -25,7 +24,7 @@ from absl import flags
 
 from experiments.bench import harness, policy
 from hgpo_jax import types
-from hgpo_jax.model import qwen2
+from hgpo_jax.model.interface import Model, Params
 from hgpo_jax.sampler import decode, scoring
 from hgpo_jax.sampler.batcher import Batcher, Reply, RequestId
 from hgpo_jax.sampler.sampling import Sampling
@@ -41,19 +40,19 @@ _TOLERANCE = {'float32': 1e-4, 'bfloat16': 3e-2}
 
 def measure() -> dict[str, Any]:
   """Compares everything with its reference."""
-  config = policy.config()
-  params = policy.random_params(config)
-  replies = _sampled(config, params, lockstep=False)
+  model = policy.model()
+  params = policy.random_params(model)
+  replies = _sampled(model, params, lockstep=False)
   turns = [
     policy.turn(reply.prompt, reply.tokens, reply.log_probs)
     for reply in replies.values()
   ]
   return {
     'device': jax.devices()[0].device_kind,
-    **_packed(config, params, turns),
-    **_attention(config, params, turns),
-    **_schedule(replies, _sampled(config, params, lockstep=True)),
-    **_sampler(config, params, turns),
+    **_packed(model, params, turns),
+    **_attention(model, params, turns),
+    **_schedule(replies, _sampled(model, params, lockstep=True)),
+    **_sampler(model, params, turns),
   }
 
 
@@ -70,30 +69,30 @@ def check(results: dict[str, Any]) -> None:
 
 
 def _sampled(
-  config: qwen2.Config, params: qwen2.Params, *, lockstep: bool
+  model: Model, params: Params, *, lockstep: bool
 ) -> dict[RequestId, Reply]:
   """Replies of unequal, forced lengths to two turns of prompts."""
   rng = np.random.default_rng(0)
-  slots = max(1, _EPISODES.value // (1 if lockstep else 2))
-  plan = decode.DecodeShapes(
-    slots=slots,
+  rows = max(1, _EPISODES.value // (1 if lockstep else 2))
+  shapes = decode.DecodeShapes(
+    rows=rows,
     max_reply=_REPLY.value,
     prompt_buckets=(_TOKENS.value // 4,),
-    prefill_buckets=(slots,),
+    prefill_buckets=(rows,),
     max_choices=0,
     chunk=_REPLY.value if lockstep else 8,
     prefill_rows=4,
     end_id=-1,
     pad_id=0,
   )
-  decoder = Batcher(config, plan, Sampling(), params, jax.random.key(1))
+  decoder = Batcher(model, shapes, Sampling(), params, jax.random.key(1))
   replies: dict[RequestId, Reply] = {}
   for turn in range(2):
     for episode in range(_EPISODES.value):
       length = rng.integers(8, _TOKENS.value // 4)
       decoder.submit(
         RequestId(episode, turn),
-        rng.integers(2, config.vocab_size, length).tolist(),
+        rng.integers(2, model.config.vocab_size, length).tolist(),
         limit=int(rng.integers(1, _REPLY.value + 1)),
       )
     if lockstep:
@@ -118,8 +117,8 @@ def _plan(
 
 
 def _loss_and_gradient(
-  config: qwen2.Config,
-  params: qwen2.Params,
+  model: Model,
+  params: Params,
   turns: list[types.Turn],
   turns_of_row: int,
 ) -> tuple[float, Any]:
@@ -128,9 +127,9 @@ def _loss_and_gradient(
   count = sum(len(turn.reply) for turn in turns)
 
   @jax.jit
-  def part(params: qwen2.Params, rows: types.Packed) -> Any:
-    def loss(params: qwen2.Params) -> jax.Array:
-      scores = scoring.score(config, params, rows, chunk=shapes.replies)
+  def part(params: Params, rows: types.Packed) -> Any:
+    def loss(params: Params) -> jax.Array:
+      scores = scoring.score(model, params, rows, chunk=shapes.replies)
       return -jnp.sum(scores.log_probs) / count
 
     return jax.value_and_grad(loss)(params)
@@ -153,18 +152,18 @@ def _distance(a: Any, b: Any) -> float:
 
 
 def _packed(
-  config: qwen2.Config, params: qwen2.Params, turns: list[types.Turn]
+  model: Model, params: Params, turns: list[types.Turn]
 ) -> dict[str, float]:
-  own = _loss_and_gradient(config, params, turns, 4)
-  reference = _loss_and_gradient(config, params, turns, 1)
+  own = _loss_and_gradient(model, params, turns, 4)
+  reference = _loss_and_gradient(model, params, turns, 1)
   return _compared('packed', own, reference)
 
 
 def _attention(
-  config: qwen2.Config, params: qwen2.Params, turns: list[types.Turn]
+  model: Model, params: Params, turns: list[types.Turn]
 ) -> dict[str, float]:
-  plain = dataclasses.replace(config, attention='plain')
-  own = _loss_and_gradient(config, params, turns, 4)
+  plain = model.replace(attention='plain')
+  own = _loss_and_gradient(model, params, turns, 4)
   reference = _loss_and_gradient(plain, params, turns, 4)
   return _compared('attention', own, reference)
 
@@ -181,10 +180,10 @@ def _compared(
 
 
 def _schedule(
-  slots: dict[RequestId, Reply], lockstep: dict[RequestId, Reply]
+  free: dict[RequestId, Reply], lockstep: dict[RequestId, Reply]
 ) -> dict[str, float]:
   differ, count, gap = 0, 0, 0.0
-  for request_id, reply in slots.items():
+  for request_id, reply in free.items():
     same = np.cumprod(reply.tokens == lockstep[request_id].tokens).astype(bool)
     differ, count = differ + int(np.sum(~same)), count + same.size
     gaps = np.abs(reply.log_probs - lockstep[request_id].log_probs)[same]
@@ -193,10 +192,10 @@ def _schedule(
 
 
 def _sampler(
-  config: qwen2.Config, params: qwen2.Params, turns: list[types.Turn]
+  model: Model, params: Params, turns: list[types.Turn]
 ) -> dict[str, float]:
   shapes, plan = _plan(turns, 4)
-  score = functools.partial(scoring.score, config, chunk=shapes.replies)
+  score = functools.partial(scoring.score, model, chunk=shapes.replies)
   scored = np.asarray(update.make_scorer(score)(params, plan.unlabelled()))
   kl, count, largest = 0.0, 0, 0.0
   for at in zip(*np.nonzero(plan.turn >= 0), strict=True):

@@ -26,7 +26,8 @@ import numpy as np
 from absl import flags
 
 from experiments.bench import harness, policy, transformers
-from hgpo_jax.model import qwen2, weights
+from hgpo_jax.model import weights
+from hgpo_jax.model.interface import Model, Params
 from hgpo_jax.sampler import decode
 from hgpo_jax.sampler.batcher import Batcher, RequestId
 from hgpo_jax.sampler.sampling import Sampling
@@ -35,7 +36,7 @@ from hgpo_jax.train.compilations import Compilations
 _CHECKPOINT = flags.DEFINE_string(
   'checkpoint', '', 'Hugging Face folder; default: random weights.'
 )
-_BATCH = flags.DEFINE_integer('batch', 16, 'Batcher.', lower_bound=1)
+_BATCH = flags.DEFINE_integer('batch', 16, 'Rows.', lower_bound=1)
 _PROMPT = flags.DEFINE_integer('prompt', 128, 'Tokens.', lower_bound=2)
 _REPLY = flags.DEFINE_integer('reply', 64, 'Tokens.', lower_bound=2)
 _CHUNK = flags.DEFINE_integer('chunk', 64, 'Tokens between looks.')
@@ -47,14 +48,16 @@ _REPEATS = harness.repeats(5)
 
 def measure() -> dict[str, Any]:
   """Times generation, and what it is compared with."""
-  config = _config()
+  model = _model()
   rng = np.random.default_rng(0)
-  prompts = rng.integers(2, config.vocab_size, (_BATCH.value, _PROMPT.value))
+  prompts = rng.integers(
+    2, model.config.vocab_size, (_BATCH.value, _PROMPT.value)
+  )
   with Compilations() as compilations:
-    params = _params(config)
-    results = _measure(config, params, prompts)
+    params = _params(model)
+    results = _measure(model, params, prompts)
     if _TURNS.value:
-      results |= _rollouts(config, params, rng)
+      results |= _rollouts(model, params, rng)
     results |= {
       'compilations': compilations.count,
       'compile_seconds': compilations.seconds,
@@ -62,11 +65,11 @@ def measure() -> dict[str, Any]:
   if _BASELINE.value:
     folder: Any = contextlib.nullcontext(pathlib.Path(_CHECKPOINT.value))
     if not _CHECKPOINT.value:
-      folder = policy.written(config, params, config.dtype)
+      folder = policy.written(model, params, policy.DTYPE.value)
     del params
     with folder as path:
       seconds = transformers.generate_seconds(
-        path, prompts, _REPLY.value, config.dtype, _REPEATS.value
+        path, prompts, _REPLY.value, policy.DTYPE.value, _REPEATS.value
       )
     results['baseline_tokens_per_second'] = (
       _BATCH.value * _REPLY.value / seconds
@@ -75,24 +78,24 @@ def measure() -> dict[str, Any]:
   return results
 
 
-def _config() -> qwen2.Config:
+def _model() -> Model:
   dtype = policy.DTYPE.value
   if _CHECKPOINT.value:
-    return weights.config_from_hf(
+    return weights.model_from_hf(
       _CHECKPOINT.value, dtype=dtype, param_dtype=dtype, cache_dtype=dtype
     )
-  return policy.config(param_dtype=dtype)
+  return policy.model(param_dtype=dtype)
 
 
-def _params(config: qwen2.Config) -> qwen2.Params:
+def _params(model: Model) -> Params:
   if _CHECKPOINT.value:
-    return weights.load(_CHECKPOINT.value, config)
-  return policy.random_params(config)
+    return weights.load(_CHECKPOINT.value, model)
+  return policy.random_params(model)
 
 
-def _plan() -> decode.DecodeShapes:
+def _shapes() -> decode.DecodeShapes:
   return decode.DecodeShapes(
-    slots=_BATCH.value,
+    rows=_BATCH.value,
     max_reply=_REPLY.value,
     prompt_buckets=(_PROMPT.value,),
     prefill_buckets=(_PREFILL.value or _BATCH.value,),
@@ -105,15 +108,15 @@ def _plan() -> decode.DecodeShapes:
 
 
 def _measure(
-  config: qwen2.Config, params: qwen2.Params, prompts: np.ndarray
+  model: Model, params: Params, prompts: np.ndarray
 ) -> dict[str, Any]:
   """One batch of prompts, answered; and the same without decoding."""
 
   def call(reply: int) -> None:
-    slots = Batcher(config, _plan(), Sampling(), params, jax.random.key(1))
+    batcher = Batcher(model, _shapes(), Sampling(), params, jax.random.key(1))
     for episode, prompt in enumerate(prompts):
-      slots.submit(RequestId(episode, 0), prompt, limit=reply)
-    slots.drain()
+      batcher.submit(RequestId(episode, 0), prompt, limit=reply)
+    batcher.drain()
 
   medians = harness.median_seconds(
     _REPEATS.value, whole=lambda: call(_REPLY.value), reading=lambda: call(1)
@@ -123,6 +126,7 @@ def _measure(
   tokens = _BATCH.value * _REPLY.value
   peak = harness.peak_memory_bytes()  # before the ceilings are measured
   bandwidth = harness.copy_bandwidth()
+  config = model.config
   rate = harness.matrix_rate(config.dtype)
   lengths = [_PROMPT.value] * _BATCH.value
   # Of the three thirds of a training step, reading prompts is the first.
@@ -146,28 +150,28 @@ def _measure(
 
 
 def _rollouts(
-  config: qwen2.Config, params: qwen2.Params, rng: np.random.Generator
+  model: Model, params: Params, rng: np.random.Generator
 ) -> dict[str, Any]:
   """Tokens per second of equal episodes under both schedules."""
   shape = (_BATCH.value, _TURNS.value)
   lengths = np.clip(rng.lognormal(np.log(100), 1.0, shape), 1, _REPLY.value)
-  prompts = rng.integers(2, config.vocab_size, (*shape, _PROMPT.value))
+  prompts = rng.integers(2, model.config.vocab_size, (*shape, _PROMPT.value))
 
   def play(lockstep: bool) -> None:
-    slots = Batcher(config, _plan(), Sampling(), params, jax.random.key(2))
+    batcher = Batcher(model, _shapes(), Sampling(), params, jax.random.key(2))
     ready = [(episode, 0) for episode in range(_BATCH.value)]
     left = prompts.shape[0] * prompts.shape[1]
     while left:
-      if not lockstep or not slots.busy:
+      if not lockstep or not batcher.busy:
         for episode, turn in ready:
-          slots.submit(
+          batcher.submit(
             RequestId(episode, turn),
             prompts[episode, turn],
             limit=int(lengths[episode, turn]),
           )
         ready = []
-      slots.start()
-      for reply in slots.finished():
+      batcher.start()
+      for reply in batcher.finished():
         left -= 1
         episode, turn = reply.request_id
         if turn + 1 < _TURNS.value:

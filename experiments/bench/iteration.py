@@ -22,7 +22,7 @@ from absl import flags, logging
 from experiments.bench import harness
 from experiments.configs import alfworld_qwen, base
 from hgpo_jax.config import Config
-from hgpo_jax.model import qwen2, weights
+from hgpo_jax.model import registry, weights
 from hgpo_jax.model import tokenizer as tokenizer_lib
 from hgpo_jax.rollout.environments import Environments
 from hgpo_jax.train import build as model_lib
@@ -32,7 +32,7 @@ from hgpo_jax.train import warm_start, worlds
 from hgpo_jax.train.actor import Actor
 from hgpo_jax.train.compilations import Compilations
 
-_PRESET = flags.DEFINE_enum('preset', '1.5b', list(qwen2.CONFIGS), 'Size.')
+_PRESET = flags.DEFINE_enum('preset', '1.5b', list(registry.presets()), 'Size.')
 _GAMES = flags.DEFINE_string(
   'games', '', 'Folder of games; default: generated ones.'
 )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import pathlib
 import tempfile
 from collections.abc import Iterator, Sequence
@@ -15,40 +14,38 @@ import numpy as np
 from absl import flags
 
 from hgpo_jax import types
-from hgpo_jax.model import qwen2, weights
+from hgpo_jax.model import registry, weights
+from hgpo_jax.model.interface import Config, Model, Params
 
-PRESET = flags.DEFINE_enum('preset', 'small', list(qwen2.CONFIGS), 'Size.')
+PRESET = flags.DEFINE_enum('preset', 'small', list(registry.presets()), 'Size.')
 _LAYERS = flags.DEFINE_integer('layers', 0, "Blocks; 0 keeps the preset's.")
 DTYPE = flags.DEFINE_enum(
   'dtype', 'float32', ['float32', 'bfloat16'], 'Of activations and cache.'
 )
 
 
-def config(**changes: Any) -> qwen2.Config:
+def model(**changes: Any) -> Model:
   """The policy that the flags describe, with other fields where wanted."""
-  preset = qwen2.CONFIGS[PRESET.value]
-  return dataclasses.replace(
-    preset,
-    num_layers=_LAYERS.value or preset.num_layers,
+  preset = registry.preset(PRESET.value)
+  return preset.replace(
+    num_layers=_LAYERS.value or preset.config.num_layers,
     dtype=DTYPE.value,
     cache_dtype=DTYPE.value,
     **changes,
   )
 
 
-def random_params(config: qwen2.Config) -> qwen2.Params:
-  init = jax.jit(qwen2.init_params, static_argnums=0)
-  return init(config, jax.random.key(0))
+def random_params(model: Model) -> Params:
+  """Params as a run draws them."""
+  return jax.jit(model.init)(jax.random.key(0))
 
 
 @contextmanager
-def written(
-  config: qwen2.Config, params: qwen2.Params, dtype: str
-) -> Iterator[pathlib.Path]:
+def written(model: Model, params: Params, dtype: str) -> Iterator[pathlib.Path]:
   """A Hugging Face folder of a policy, while it is open."""
   with tempfile.TemporaryDirectory() as folder:
     path = pathlib.Path(folder) / 'policy'
-    weights.save(path, config, params, dtype=dtype)
+    weights.save(path, model, params, dtype=dtype)
     del params  # a device may lack the room for another copy
     yield path
 
@@ -71,7 +68,7 @@ def turn(
   )
 
 
-def block_params(config: qwen2.Config) -> int:
+def block_params(config: Config) -> int:
   """Weights that one token is multiplied with in all blocks."""
   heads = 2 * config.num_heads + 2 * config.num_kv_heads
   attention = config.width * config.head_dim * heads
@@ -79,7 +76,7 @@ def block_params(config: qwen2.Config) -> int:
 
 
 def train_operations(
-  config: qwen2.Config, lengths: Sequence[int], unembedded: int
+  config: Config, lengths: Sequence[int], unembedded: int
 ) -> float:
   """Operations of forward and backward: 6 per weight and token, and attention.
 
@@ -101,7 +98,7 @@ def train_operations(
   )
 
 
-def decode_bytes(config: qwen2.Config, rows: int, context: float) -> float:
+def decode_bytes(config: Config, rows: int, context: float) -> float:
   """Bytes that a decode step must read: weights, and the rows' own caches.
 
   Args:

@@ -15,7 +15,6 @@ reply tokens alone.
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 from typing import Any
 
@@ -25,13 +24,16 @@ from absl import flags
 
 from experiments.bench import harness, policy, transformers
 from hgpo_jax import types
-from hgpo_jax.model import lora, qwen2
+from hgpo_jax.model import lora, remat
+from hgpo_jax.model.interface import Model
 from hgpo_jax.sampler import scoring
 from hgpo_jax.train import optimizer as optimizer_lib
 from hgpo_jax.train import packing, update
 from hgpo_jax.train.compilations import Compilations
 
-_REMAT = flags.DEFINE_enum('remat', 'none', list(qwen2.REMAT), 'What is kept.')
+_REMAT = flags.DEFINE_enum(
+  'remat', 'none', list(remat.POLICIES), 'What is kept.'
+)
 _ROW_TOKENS = flags.DEFINE_integer('row_tokens', 192, 'L.', lower_bound=2)
 _ROWS = flags.DEFINE_integer('rows', 16, 'B of a micro-batch.', lower_bound=1)
 _MICRO_BATCHES = flags.DEFINE_integer('micro_batches', 1, 'M.', lower_bound=1)
@@ -48,17 +50,17 @@ _REPEATS = harness.repeats(7)
 
 def measure() -> dict[str, Any]:
   """Times an optimiser step, and what it is compared with."""
-  config = policy.config(remat=_REMAT.value)
+  model = policy.model(remat=_REMAT.value)
   shapes = _shapes()
-  turns = _turns(config, shapes)
+  turns = _turns(model, shapes)
   with Compilations() as compilations:
-    results = _measure(config, shapes, turns)
+    results = _measure(model, shapes, turns)
     results |= {
       'compilations': compilations.count,
       'compile_seconds': compilations.seconds,
     }
   if _BASELINE.value:
-    seconds = _baseline_seconds(config, turns)
+    seconds = _baseline_seconds(model, turns)
     tokens = sum(len(t.prompt) + len(t.reply) for t in turns)
     results['baseline_seconds'] = seconds
     results['baseline_tokens_per_second'] = tokens / seconds
@@ -81,7 +83,7 @@ def _shapes() -> packing.Shapes:
   )
 
 
-def _turns(config: qwen2.Config, shapes: packing.Shapes) -> list[types.Turn]:
+def _turns(model: Model, shapes: packing.Shapes) -> list[types.Turn]:
   """As many random turns as fill the micro-batches."""
   rng = np.random.default_rng(0)
   longest = shapes.tokens - shapes.reply
@@ -92,7 +94,7 @@ def _turns(config: qwen2.Config, shapes: packing.Shapes) -> list[types.Turn]:
     if _MEDIAN_PROMPT.value:
       drawn = rng.lognormal(np.log(_MEDIAN_PROMPT.value), 0.4)
       length = int(np.clip(drawn, 16, longest))
-    text = rng.integers(2, config.vocab_size, length + shapes.reply)
+    text = rng.integers(2, model.config.vocab_size, length + shapes.reply)
     return policy.turn(text[:length], text[length:])
 
   turns: list[types.Turn] = []
@@ -107,12 +109,13 @@ def _turns(config: qwen2.Config, shapes: packing.Shapes) -> list[types.Turn]:
 
 
 def _measure(
-  config: qwen2.Config, shapes: packing.Shapes, turns: list[types.Turn]
+  model: Model, shapes: packing.Shapes, turns: list[types.Turn]
 ) -> dict[str, Any]:
-  adapted = config
+  config = model.config
+  adapted = model
   if _LORA.value:
-    adapter = qwen2.Lora(_LORA.value, 2.0 * _LORA.value)
-    adapted = dataclasses.replace(config, lora=adapter, param_dtype='bfloat16')
+    adapter = lora.Lora(_LORA.value, 2.0 * _LORA.value)
+    adapted = model.replace(lora=adapter, param_dtype='bfloat16')
   params = policy.random_params(adapted)
   adapters, frozen = lora.split(params) if _LORA.value else (params, None)
   del params
@@ -168,16 +171,16 @@ def _measure(
   }
 
 
-def _baseline_seconds(config: qwen2.Config, turns: list[types.Turn]) -> float:
+def _baseline_seconds(model: Model, turns: list[types.Turn]) -> float:
   """The same turns, padded on the left to the longest of them."""
   longest = max(len(t.prompt) for t in turns)
   tokens = np.zeros((len(turns), longest + _REPLY.value), np.int32)
   for row, turn in enumerate(turns):
     text = np.concatenate([turn.prompt, turn.reply])
     tokens[row, -len(text) :] = text
-  with policy.written(config, policy.random_params(config), 'float32') as path:
+  with policy.written(plain, policy.random_params(plain), 'float32') as path:
     return transformers.train_seconds(
-      path, tokens, _REPLY.value, config.dtype, _REPEATS.value
+      path, tokens, _REPLY.value, policy.DTYPE.value, _REPEATS.value
     )
 
 

@@ -3,8 +3,8 @@
 A query sees the keys of its own segment that do not come after it; segment 0
 is padding. Which function is used is a name in `Config.attention`.
 
-Axes: B rows, N query heads, KV key heads, Q queries, L new tokens, S cached
-tokens, H head dimension.
+Axes: B rows, H query heads, KV key heads, Q queries, L new tokens, S columns of
+a cache, E head size.
 """
 
 from __future__ import annotations
@@ -33,8 +33,8 @@ class Context:
       row is one text with padding at its end alone. Being causal is then
       enough: what is not padding comes before all padding.
     at: `[B, Q]` int32, the columns of the queries; None for all.
-    past: `[B, S]` bool, which slots of a cache the only new token of a row
-      sees, its own included; None without a cache.
+    past: `[B, S]` bool, which columns of a cache the only new token of a
+      row sees, its own included; None without a cache.
   """
 
   segments: Array | None
@@ -57,7 +57,7 @@ class Context:
     return earlier & (own[..., None] == keys) & (keys > 0)
 
 
-# q `[B, N, Q, H]`, k and v `[B, KV, L, H]`, context -> `[B, N, Q, H]`
+# q `[B, H, Q, E]`, k and v `[B, KV, L, E]`, context -> `[B, H, Q, E]`
 Attention = Callable[[Array, Array, Array, Context], Array]
 
 
@@ -65,17 +65,17 @@ def plain(q: Array, k: Array, v: Array, context: Context) -> Array:
   """Attention written out: the reference.
 
   Args:
-    q: `[B, N, Q, H]`.
-    k, v: `[B, KV, L, H]`.
+    q: `[B, H, Q, E]`.
+    k, v: `[B, KV, L, E]`.
     context: who sees whom.
 
-  Returns: `[B, N, Q, H]` in the type of `q`.
+  Returns: `[B, H, Q, E]` in the type of `q`.
   """
   return cached(q, jnp.swapaxes(k, -1, -2), v, context)
 
 
 def cached(q: Array, k: Array, v: Array, context: Context) -> Array:
-  """As `plain`, with keys `[B, KV, H, L]`: as a cache holds them.
+  """As `plain`, with keys `[B, KV, E, L]`: as a cache holds them.
 
   The queries of all heads that share a key head form one tall matrix. Weights
   are divided by their sum last, on the small output.
@@ -93,7 +93,10 @@ def cached(q: Array, k: Array, v: Array, context: Context) -> Array:
 
 
 def _scores(q: Array, k: Array, seen: Array) -> Array:
-  """`q [B, KV, G*Q, H]`, `k [B, KV, H, S]` -> float32 `[B, KV, G*Q, S]`."""
+  """`q [B, KV, T, E]`, `k [B, KV, E, S]` -> float32 `[B, KV, T, S]`.
+
+  T is the Q queries of each query head that a key head serves.
+  """
   scores = jnp.matmul(q.astype(k.dtype), k, preferred_element_type=jnp.float32)
   bias = jnp.where(seen, 0.0, MASKED)[:, None, None]  # [B, 1, 1, Q or 1, S]
   per_query = scores.reshape(*q.shape[:2], -1, *seen.shape[-2:])

@@ -1,8 +1,6 @@
-"""Params out to a Hugging Face checkpoint, a tensor at a time.
+"""Params out to a Hugging Face checkpoint, a file at a time.
 
-The host never holds the model: `save` fetches one tensor and appends it to a
-file whose header is known beforehand (the format:
-https://huggingface.co/docs/safetensors/index#format).
+The host never holds the model, but the tensors of one file: `max_shard_bytes`.
 """
 
 from __future__ import annotations
@@ -10,7 +8,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import functools
-import json
 import math
 import os
 import pathlib
@@ -20,16 +17,18 @@ from typing import Any
 
 import jax
 import numpy as np
+import safetensors.numpy
 from jax import Array
 from jax.experimental import multihost_utils
 
-from hgpo_jax.model import hf, qwen2
+from hgpo_jax.model import hf
+from hgpo_jax.model.interface import Model, Params
 
 
 def save(
   folder: hf.Folder,
-  config: qwen2.Config,
-  params: qwen2.Params,
+  model: Model,
+  params: Params,
   *,
   dtype: str = 'bfloat16',
   max_shard_bytes: int = 5_000_000_000,
@@ -43,15 +42,16 @@ def save(
 
   Args:
     folder: must not exist, or be empty.
-    config: of `params`.
+    model: of `params`.
     params: of any float type, on any devices.
     dtype: stored type: 'bfloat16', 'float16' (whose largest number is 65504)
       or 'float32'.
-    max_shard_bytes: a file grows no larger, unless one tensor is.
+    max_shard_bytes: a file grows no larger, unless one tensor is; the host
+      needs as much memory.
     extra: further keys of `config.json`, such as `eos_token_id`.
 
   Raises:
-    WeightsError: the folder is taken, or `params` do not fit `config`.
+    WeightsError: the folder is taken, or `params` do not fit `model`.
   """
   folder = pathlib.Path(folder).absolute()
   if dtype not in hf.DTYPES:
@@ -62,13 +62,13 @@ def save(
     raise hf.WeightsError(
       f'{folder} is there already; give another folder, or delete it.'
     )
-  tensors = _outgoing(config, params, dtype)
+  tensors = _outgoing(model, params, dtype)
   _meet('checked')
   if jax.process_index():
     for tensor in tensors:
       tensor.fetch()  # takes part in the gathering
   else:
-    values = {**hf.config_to_hf(config, dtype), **(extra or {})}
+    values = {**hf.config_to_hf(model, dtype), **(extra or {})}
     with _written(folder) as partial:
       hf.write_json(partial / 'config.json', values)
       _write_all(partial, _dealt(tensors, max_shard_bytes))
@@ -114,19 +114,17 @@ def _cut(
   return (x.T if transposed else x).astype(dtype)
 
 
-def _outgoing(
-  config: qwen2.Config, params: qwen2.Params, dtype: str
-) -> list[_Outgoing]:
-  """Every tensor to be stored, in the order of `hf.NAMES`."""
-  leaves, arrays = hf.leaves(config), hf.flat(params)
+def _outgoing(model: Model, params: Params, dtype: str) -> list[_Outgoing]:
+  """Every tensor to be stored, in the order of `hf_names`."""
+  leaves, arrays = hf.leaves(model), hf.flat(params)
   hf.refuse(
-    'the params do not fit the config',
+    'the params do not fit the model',
     hf.misfits(
       'arrays',
       {path: array.shape for path, array in arrays.items()},
       {leaf.path: leaf.shape for leaf in leaves},
     ),
-    'Give the config that they were made with, and plain params: adapters '
+    'Give the model that they were made with, and plain params: adapters '
     'must be merged first.',
   )
   return [
@@ -166,28 +164,10 @@ def _write_all(
 
 
 def _write_file(path: pathlib.Path, tensors: Sequence[_Outgoing]) -> None:
-  """Writes one safetensors file, tensor by tensor.
-
-  The library's own writer wants all of a file's tensors in memory at once.
-  """
-  header: dict[str, Any] = {'__metadata__': {'format': 'pt'}}
-  end = 0
-  for tensor in tensors:
-    start, end = end, end + tensor.nbytes
-    header[tensor.name] = {
-      'dtype': hf.DTYPES[tensor.dtype],
-      'shape': tensor.leaf.stored_shape,
-      'data_offsets': [start, end],
-    }
-  text = json.dumps(header).encode()
-  text += b' ' * (-len(text) % 8)  # so that the data is aligned
-  with path.open('wb') as file:
-    file.write(len(text).to_bytes(8, 'little') + text)
-    for tensor in tensors:
-      array = np.ascontiguousarray(tensor.fetch())
-      file.write(array.reshape(-1).view(np.uint8).data)
-    file.flush()
-    os.fsync(file.fileno())
+  arrays = {t.name: np.ascontiguousarray(t.fetch()) for t in tensors}
+  safetensors.numpy.save_file(arrays, path, metadata={'format': 'pt'})
+  with path.open('rb') as file:
+    os.fsync(file.fileno())  # before the folder takes its place
 
 
 @contextlib.contextmanager

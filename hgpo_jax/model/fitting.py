@@ -12,8 +12,9 @@ from collections.abc import Iterator
 from typing import Any
 
 from hgpo_jax import types
-from hgpo_jax.model import qwen2
+from hgpo_jax.model.lora import Lora
 from hgpo_jax.model.memory import GIB, Memory, Workload, predict, row_ways
+from hgpo_jax.model.remat import POLICIES
 
 # A field's new value in words, and the workload that has it.
 Change = tuple[str, Workload]
@@ -72,8 +73,8 @@ def _cures(workload: Workload, available: int) -> str:
 
 
 def _remat(workload: Workload) -> Iterator[Change]:
-  names = list(qwen2.REMAT)  # from what keeps most to what keeps least
-  for name in names[names.index(workload.config.remat) + 1 :]:
+  names = list(POLICIES)
+  for name in names[names.index(workload.model.config.remat) + 1 :]:
     yield f'remat={name!r}', _with_config(workload, remat=name)
 
 
@@ -85,7 +86,7 @@ def _micro_batch(workload: Workload) -> Iterator[Change]:
   return _halved(workload, 'train_rows', row_ways(workload.mesh_shape))
 
 
-def _slots(workload: Workload) -> Iterator[Change]:
+def _cache_rows(workload: Workload) -> Iterator[Change]:
   return _halved(workload, 'cache_rows', row_ways(workload.mesh_shape))
 
 
@@ -111,13 +112,13 @@ def _fsdp(workload: Workload) -> Iterator[Change]:
 
 
 def _adapters(workload: Workload) -> Iterator[Change]:
-  if workload.config.lora is None:
-    adapters = qwen2.Lora(rank=16, alpha=32.0)
+  if workload.model.config.lora is None:
+    adapters = Lora(rank=16, alpha=32.0)
     yield 'lora.rank=16', _with_config(workload, lora=adapters)
 
 
 # What changes a run least comes first.
-_KINDS = (_remat, _chunk, _micro_batch, _slots, _moments, _fsdp, _adapters)
+_KINDS = (_remat, _chunk, _micro_batch, _cache_rows, _moments, _fsdp, _adapters)
 
 
 def _halved(workload: Workload, field: str, least: int) -> Iterator[Change]:
@@ -130,5 +131,5 @@ def _halved(workload: Workload, field: str, least: int) -> Iterator[Change]:
 
 
 def _with_config(workload: Workload, **fields: Any) -> Workload:
-  config = dataclasses.replace(workload.config, **fields)
-  return dataclasses.replace(workload, config=config)
+  model = workload.model.replace(**fields)
+  return dataclasses.replace(workload, model=model)

@@ -1,10 +1,10 @@
-"""Hugging Face's format of a Qwen2 checkpoint; what reader and writer share.
+"""Hugging Face's format of a checkpoint; what reader and writer share.
 
 A folder holds `config.json` and either `model.safetensors` or several files
 with `model.safetensors.index.json`. A linear weight is stored [outputs,
 inputs] there and [inputs, outputs] here, and our blocks are stacked along axis
-0. `NAMES` is the one table of names, `FIELDS` that of sizes; both serve both
-directions.
+0. A model's `Architecture` has the table of names and that of sizes; both serve
+both directions.
 """
 
 from __future__ import annotations
@@ -16,112 +16,75 @@ import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import jax
 from flax import traverse_util
 
-from hgpo_jax.model import qwen2
+from hgpo_jax.model import registry
+from hgpo_jax.model.interface import Architecture, Config, Model
 
 Folder = str | os.PathLike[str]
 
-ARCHITECTURE = 'Qwen2ForCausalLM'
 SINGLE, INDEX = 'model.safetensors', 'model.safetensors.index.json'
 DTYPES = {'float32': 'F32', 'bfloat16': 'BF16', 'float16': 'F16'}
-
-# Our path -> stored name. Leaves named `kernel` are transposed.
-NAMES = {
-  'embed': 'model.embed_tokens.weight',
-  **{
-    f'layers/{ours}': f'model.layers.{{layer}}.{theirs}'
-    for ours, theirs in {
-      'attention_norm/scale': 'input_layernorm.weight',
-      'attention/q_proj/kernel': 'self_attn.q_proj.weight',
-      'attention/q_proj/bias': 'self_attn.q_proj.bias',
-      'attention/k_proj/kernel': 'self_attn.k_proj.weight',
-      'attention/k_proj/bias': 'self_attn.k_proj.bias',
-      'attention/v_proj/kernel': 'self_attn.v_proj.weight',
-      'attention/v_proj/bias': 'self_attn.v_proj.bias',
-      'attention/o_proj/kernel': 'self_attn.o_proj.weight',
-      'mlp_norm/scale': 'post_attention_layernorm.weight',
-      'mlp/gate_proj/kernel': 'mlp.gate_proj.weight',
-      'mlp/up_proj/kernel': 'mlp.up_proj.weight',
-      'mlp/down_proj/kernel': 'mlp.down_proj.weight',
-    }.items()
-  },
-  'norm/scale': 'model.norm.weight',
-  'head': 'lm_head.weight',
-}
-# Field of qwen2.Config -> key of config.json.
-FIELDS = {
-  'vocab_size': 'vocab_size',
-  'width': 'hidden_size',
-  'ff_width': 'intermediate_size',
-  'num_layers': 'num_hidden_layers',
-  'num_heads': 'num_attention_heads',
-  'num_kv_heads': 'num_key_value_heads',
-  'head_dim': 'head_dim',
-  'rope_base': 'rope_theta',
-  'norm_eps': 'rms_norm_eps',
-  'tied_head': 'tie_word_embeddings',
-}
-# What a config.json means that leaves these out (transformers' Qwen2Config).
-_DEFAULTS = {
-  'rms_norm_eps': 1e-6,
-  'rope_theta': 10_000.0,
-  'tie_word_embeddings': False,
-}
 _LISTED = 10  # names that an error spells out, per kind of misfit
+_CURE = 'Give the folder of a model that is known, in its plain form.'
 
 
 class WeightsError(ValueError):
   """A checkpoint cannot be read, written or used; the text says the cure."""
 
 
-def config_from_hf(
-  source: Folder | Mapping[str, Any], **fields: Any
-) -> qwen2.Config:
-  """Reads a model's size from Hugging Face's description of it.
+def model_from_hf(source: Folder | Mapping[str, Any], **fields: Any) -> Model:
+  """Reads which model of which size Hugging Face's description means.
 
   Args:
     source: a folder with a `config.json`, or what such a file holds.
-    **fields: further fields of `qwen2.Config`, such as `dtype`.
+    **fields: further fields of `Config`, such as `dtype`.
 
   Raises:
-    WeightsError: no such file, another architecture, or a variant of Qwen2
-      that `qwen2` does not implement; every reason is listed.
+    WeightsError: no such file, a model that is not in the registry, or a
+      variant of one that is not implemented; every reason is listed.
   """
   if isinstance(source, Mapping):
     where, values = 'config.json', dict(source)
   else:
     path = pathlib.Path(source) / 'config.json'
     where, values = str(path), read_json(path)
-  rope = values.get('rope_parameters') or values.get('rope_scaling') or {}
-  reasons = _unsupported(values, rope)
-  if reasons:
+  known, name = registry.ARCHITECTURES, values.get('model_type')
+  if name not in known:
     raise WeightsError(
-      f'{where}: {"; ".join(reasons)}. Give a folder of Qwen2.5 in its plain '
-      'form (such as Qwen/Qwen2.5-1.5B-Instruct).'
+      f'{where}: model_type {name!r} (expected one of {list(known)}). {_CURE}'
     )
-  values = {**_DEFAULTS, **values}
+  architecture = known[name]
+  rope = values.get('rope_parameters') or values.get('rope_scaling') or {}
+  reasons = _unsupported(architecture, values, rope)
+  if reasons:
+    raise WeightsError(f'{where}: {"; ".join(reasons)}. {_CURE}')
+  values = {**architecture.hf_defaults, **values}
   values['rope_theta'] = float(rope.get('rope_theta', values['rope_theta']))
   heads = values['num_attention_heads']
   if values['num_key_value_heads'] is None:
     values['num_key_value_heads'] = heads
   if values.get('head_dim') is None:
     values['head_dim'] = values['hidden_size'] // heads
-  sizes = {ours: values[theirs] for ours, theirs in FIELDS.items()}
+  sizes = {
+    ours: values[theirs] for ours, theirs in architecture.hf_fields.items()
+  }
   try:
-    return qwen2.Config(**{**sizes, **fields})
+    config = Config(**{**sizes, **architecture.options, **fields})
+    return Model(architecture, config)
   except ValueError as error:
     raise WeightsError(f'{where}: {error}') from error
 
 
-def config_to_hf(config: qwen2.Config, dtype: str) -> dict[str, Any]:
+def config_to_hf(model: Model, dtype: str) -> dict[str, Any]:
   """The keys that transformers 4 and 5, vLLM and SGLang all read."""
+  architecture, config = model.architecture, model.config
+  sizes = architecture.hf_fields.items()
   return {
-    'architectures': [ARCHITECTURE],
-    'model_type': 'qwen2',
-    **{theirs: getattr(config, ours) for ours, theirs in FIELDS.items()},
-    'hidden_act': 'silu',
+    'architectures': [architecture.hf_class],
+    'model_type': architecture.name,
+    **{theirs: getattr(config, ours) for ours, theirs in sizes},
+    **architecture.hf_expected,
     'max_position_embeddings': 32_768,  # as in the released instruct models
     'use_sliding_window': False,
     'torch_dtype': dtype,
@@ -129,19 +92,21 @@ def config_to_hf(config: qwen2.Config, dtype: str) -> dict[str, Any]:
 
 
 def _unsupported(
-  values: Mapping[str, Any], rope: Mapping[str, Any]
+  architecture: Architecture, values: Mapping[str, Any], rope: Mapping[str, Any]
 ) -> list[str]:
-  """Lists, as 'got (expected ...)', what `qwen2` would compute wrongly."""
-  known = {*values, *_DEFAULTS, 'head_dim'}  # the last follows from the width
+  """Lists, as 'got (expected ...)', what would be computed wrongly."""
+  # A head's size follows from the width where there is no other default.
+  known = {*values, *architecture.hf_defaults, 'head_dim'}
+  keys = architecture.hf_fields.values()
+  expected = architecture.hf_expected
+  classes = values.get('architectures') or [architecture.hf_class]
   rope_type = rope.get('rope_type', rope.get('type', 'default'))
-  architectures = values.get('architectures') or [ARCHITECTURE]
   checks = [
-    ('architectures', architectures, [ARCHITECTURE]),
-    ('model_type', values.get('model_type'), 'qwen2'),
-    ('missing keys', [key for key in FIELDS.values() if key not in known], []),
+    ('architectures', classes, [architecture.hf_class]),
+    ('missing keys', [key for key in keys if key not in known], []),
     ('rope_type', rope_type, 'default'),
     ('partial_rotary_factor', rope.get('partial_rotary_factor', 1), 1),
-    ('hidden_act', values.get('hidden_act', 'silu'), 'silu'),
+    *[(key, values.get(key, x), x) for key, x in expected.items()],
     ('layers with a sliding window', _num_sliding(values), 0),
     ('quantization_config', values.get('quantization_config'), None),
   ]
@@ -169,10 +134,12 @@ class Leaf:
   Attributes:
     path: keys in the nested dict, joined by '/'.
     shape: of ours, with the leading axis of layers if `stacked`.
+    stored_name: with `{layer}` if `stacked`.
   """
 
   path: str
   shape: tuple[int, ...]
+  stored_name: str
 
   @property
   def stacked(self) -> bool:
@@ -189,19 +156,19 @@ class Leaf:
 
   def stored(self) -> list[tuple[int | None, str]]:
     """(layer, stored name) of each tensor; one without a layer is the leaf."""
-    name = NAMES[self.path]
     if not self.stacked:
-      return [(None, name)]
-    return [(i, name.format(layer=i)) for i in range(self.shape[0])]
+      return [(None, self.stored_name)]
+    return [(i, self.stored_name.format(layer=i)) for i in range(self.shape[0])]
 
 
-def leaves(config: qwen2.Config) -> list[Leaf]:
-  """Every leaf of the params without adapters, in the order of `NAMES`."""
-  plain = dataclasses.replace(config, lora=None)
-  params = flat(
-    jax.eval_shape(lambda: qwen2.init_params(plain, jax.random.key(0)))
-  )
-  return [Leaf(path, params[path].shape) for path in NAMES if path in params]
+def leaves(model: Model) -> list[Leaf]:
+  """Every leaf of the params without adapters, in the order of `hf_names`."""
+  params = flat(model.replace(lora=None).param_shapes())
+  return [
+    Leaf(path, params[path].shape, name)
+    for path, name in model.architecture.hf_names.items()
+    if path in params
+  ]
 
 
 def flat(tree: Mapping[str, Any]) -> dict[str, Any]:

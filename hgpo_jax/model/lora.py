@@ -1,32 +1,67 @@
-"""Low-rank adapters as a part of a model's params; see `qwen2.Lora`."""
+"""Low-rank adapters as a part of a model's params.
+
+A target's kernel W acts as W + (alpha / rank) A B (Hu et al. 2021,
+https://arxiv.org/abs/2106.09685): A `[in, rank]` starts at random, B
+`[rank, out]` at zero.
+"""
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
 import jax
 from jax import Array
 
-from hgpo_jax.model import qwen2
-
 _LEAVES = ('lora_a', 'lora_b')
+_Params = dict[str, Any]
 
 
-def init_adapters(config: qwen2.Config, key: Array) -> qwen2.Params:
-  """New adapters for the params of any model of this size; they do nothing.
+@dataclasses.dataclass(frozen=True)
+class Lora:
+  """Which linear layers get adapters.
+
+  Attributes:
+    rank: columns of A.
+    alpha: scale.
+    targets: names of the linear layers; empty for all.
+  """
+
+  rank: int
+  alpha: float
+  targets: tuple[str, ...] = ()
+
+  def __post_init__(self) -> None:
+    if self.rank < 1:
+      raise ValueError(f'lora rank={self.rank}: expected at least 1.')
+
+  def adapts(self, name: str) -> bool:
+    """Whether the linear layer of this name gets an adapter."""
+    return not self.targets or name in self.targets
+
+  @property
+  def scale(self) -> float:
+    """What the product of A and B is multiplied by."""
+    return self.alpha / self.rank
+
+
+def adapted(x: Array, a: Array, b: Array, lora: Lora) -> Array:
+  """What an adapter adds to a layer's output: scale (x A) B.
 
   Args:
-    config: with `lora`.
-    key: of the A matrices; B starts at zero.
+    x: `[B, in]`, the layer's input; its type is that of the products.
+    a, b: `[in, rank]`, `[rank, out]`.
+    lora: the scale.
   """
-  return split(qwen2.init_params(config, key))[0]
+  low = x @ a.astype(x.dtype)
+  return lora.scale * (low @ b.astype(x.dtype))
 
 
-def split(params: Mapping[str, Any]) -> tuple[qwen2.Params, qwen2.Params]:
+def split(params: Mapping[str, Any]) -> tuple[_Params, _Params]:
   """Params -> the adapters, and all the rest."""
-  adapters: qwen2.Params = {}
-  rest: qwen2.Params = {}
+  adapters: _Params = {}
+  rest: _Params = {}
   for name, value in params.items():
     if isinstance(value, Mapping):
       low, other = split(value)
@@ -38,9 +73,7 @@ def split(params: Mapping[str, Any]) -> tuple[qwen2.Params, qwen2.Params]:
   return adapters, rest
 
 
-def combine(
-  adapters: Mapping[str, Any], rest: Mapping[str, Any]
-) -> qwen2.Params:
+def combine(adapters: Mapping[str, Any], rest: Mapping[str, Any]) -> _Params:
   """Undoes `split`; no array is copied.
 
   Args:
@@ -55,20 +88,20 @@ def combine(
   return both
 
 
-def merge_lora(config: qwen2.Config, params: qwen2.Params) -> qwen2.Params:
+def merge(lora: Lora | None, params: _Params) -> _Params:
   """Adds every adapter to its kernel: W + (alpha / rank) A B.
 
   Args:
-    config: with `lora`.
+    lora: of the model; None has no adapters.
     params: with adapters.
 
-  Returns: params of the same model without `lora`, in their stored types.
+  Returns: params of the same model without adapters, in their stored types.
   """
-  lora = config.lora
   if lora is None:
     return params
+  scale = lora.scale
 
-  def merged(tree: Mapping[str, Any]) -> qwen2.Params:
+  def merged(tree: Mapping[str, Any]) -> _Params:
     out = {
       k: merged(v) if isinstance(v, Mapping) else v
       for k, v in tree.items()
@@ -77,7 +110,7 @@ def merge_lora(config: qwen2.Config, params: qwen2.Params) -> qwen2.Params:
     if 'lora_a' in tree:
       low = tree['lora_a'] @ tree['lora_b']  # [layers, in, out]
       kernel = tree['kernel']
-      wide = kernel.astype(low.dtype) + (lora.alpha / lora.rank) * low
+      wide = kernel.astype(low.dtype) + scale * low
       out['kernel'] = wide.astype(kernel.dtype)
     return out
 

@@ -19,7 +19,8 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import NamedSharding, PartitionSpec
 
-from hgpo_jax.model import lora, qwen2, sharding, values
+from hgpo_jax.model import lora, sharding, values
+from hgpo_jax.model.interface import Model, Params
 
 GIB = 2**30
 
@@ -33,13 +34,13 @@ class Workload:
   """What is to run; all sizes are of the whole mesh.
 
   Attributes:
-    config: the model, with its types, remat policy and adapters.
+    model: with its types, remat policy and adapters.
     mesh_shape: size of each of `sharding.AXES`.
     train_rows: rows of one training micro-batch.
     train_length: tokens of each.
     chunk: tokens of a row whose logits are held at once while training.
     cache_rows: replies that are sampled together.
-    cache_slots: tokens of prompt and reply that each has room for.
+    cache_columns: tokens of prompt and reply that each has room for.
     cache_part: of them, those that a chunk of decoding copies out of the cache
       to work on; 0 where it works on the cache itself.
     prefill_rows: prompts that are read in one call.
@@ -48,20 +49,20 @@ class Workload:
     reference: whether a frozen copy of the policy is kept. With adapters it
       costs nothing: the frozen params are it.
     sampler_copy: whether replies are sampled from a copy of the params in
-      `config.dtype`.
+      the type of activations.
     sampler_mesh: as `mesh_shape`, of the part of the mesh that holds such a
       copy; None is all of it.
     keeps_cache: whether the cache stays where it is during training.
     critic: whether a critic of the policy's size is trained beside it.
   """
 
-  config: qwen2.Config
+  model: Model
   mesh_shape: Mapping[str, int]
   train_rows: int
   train_length: int
   chunk: int
   cache_rows: int
-  cache_slots: int
+  cache_columns: int
   cache_part: int = 0
   prefill_rows: int = 0
   prefill_length: int = 0
@@ -153,23 +154,23 @@ def predict(workload: Workload) -> Memory:
 
   Raises: ConfigError where the mesh does not suit the model.
   """
-  config, mesh = workload.config, workload.mesh_shape
-  shapes = _param_shapes(config)
-  trained, frozen = lora.split(shapes) if config.lora else (shapes, {})
-  size = functools.partial(_shard_bytes, mesh, config)
+  model, mesh = workload.model, workload.mesh_shape
+  shapes = _param_shapes(model)
+  trained, frozen = lora.split(shapes) if model.config.lora else (shapes, {})
+  size = functools.partial(_shard_bytes, mesh, model)
   params = size(trained)
   kept, block = _activations(workload)
   return Memory(
     params=params,
     frozen=size(frozen),
     moments=2 * size(trained, dtype=workload.moments_dtype),
-    reference=params if workload.reference and not config.lora else 0,
+    reference=params if workload.reference and not model.config.lora else 0,
     sampler=_sampler(workload, shapes) if workload.sampler_copy else 0,
     gradients=params + size(trained, dtype='float32'),
     activations=kept,
     block=block,
     logits=_logits(workload),
-    cache=_cached(workload, workload.cache_rows, workload.cache_slots),
+    cache=_cached(workload, workload.cache_rows, workload.cache_columns),
     sampling=_sampling(workload),
     keeps_cache=workload.keeps_cache,
     critic=_critic(workload, trained) if workload.critic else 0,
@@ -178,16 +179,16 @@ def predict(workload: Workload) -> Memory:
 
 def _sampler(workload: Workload, shapes: Any) -> int:
   mesh = workload.sampler_mesh or workload.mesh_shape
-  config = workload.config
-  return _shard_bytes(mesh, config, shapes, dtype=config.dtype)
+  model = workload.model
+  return _shard_bytes(mesh, model, shapes, dtype=model.config.dtype)
 
 
 def _critic(workload: Workload, trained: Any) -> int:
   """Params and moments of a critic, where `trained` are the policy's."""
-  shapes = _param_shapes(workload.config)
+  shapes = _param_shapes(workload.model)
   _, head = jax.eval_shape(values.init_params, shapes)
   own = {**{n: x for n, x in trained.items() if n != 'head'}, **head}
-  size = functools.partial(_shard_bytes, workload.mesh_shape, workload.config)
+  size = functools.partial(_shard_bytes, workload.mesh_shape, workload.model)
   return size(own) + 2 * size(own, dtype=workload.moments_dtype)
 
 
@@ -204,8 +205,8 @@ def device_memory() -> int | None:
 
 
 @functools.cache
-def _param_shapes(config: qwen2.Config) -> qwen2.Params:
-  return jax.eval_shape(lambda: qwen2.init_params(config, jax.random.key(0)))
+def _param_shapes(model: Model) -> Params:
+  return model.param_shapes()
 
 
 def _bytes(tree: Any) -> int:
@@ -218,7 +219,7 @@ def _bytes(tree: Any) -> int:
 
 def _shard_bytes(
   mesh_shape: Mapping[str, int],
-  config: qwen2.Config,
+  model: Model,
   tree: Any,
   *,
   dtype: str | None = None,
@@ -233,7 +234,7 @@ def _shard_bytes(
     part = NamedSharding(mesh, spec).shard_shape(leaf.shape)
     return math.prod(part) * jnp.dtype(dtype or leaf.dtype).itemsize
 
-  specs = sharding.param_specs(mesh_shape, tree, config)
+  specs = sharding.param_specs(mesh_shape, tree, model)
   return sum(jax.tree.leaves(jax.tree.map(size, specs, tree)))
 
 
@@ -254,34 +255,34 @@ def _split(size: int, ways: int) -> int:
 
 def _activations(workload: Workload) -> tuple[int, int]:
   """Bytes kept by the forward pass, and work space of one block."""
-  config, ways = workload.config, workload.mesh_shape['tensor']
+  model, ways = workload.model, workload.mesh_shape['tensor']
   rows, length = _rows(workload, workload.train_rows), workload.train_length
-  kept = rows * _kept_per_row(config, ways, length)
+  kept = rows * _kept_per_row(model, ways, length)
   block = int(WORK * rows * _block_per_row(workload, length))
   return kept, block + _gathered_block(workload)
 
 
 def _block_per_row(workload: Workload, length: int) -> int:
   """Bytes that one block keeps of a row on one device without remat."""
-  config, ways = workload.config, workload.mesh_shape['tensor']
-  config = dataclasses.replace(config, remat='none')
-  return _kept_per_row(config, ways, length) // config.num_layers
+  model, ways = workload.model, workload.mesh_shape['tensor']
+  kept = _kept_per_row(model.replace(remat='none'), ways, length)
+  return kept // model.config.num_layers
 
 
 @functools.cache
-def _kept_per_row(config: qwen2.Config, tensor: int, length: int) -> int:
+def _kept_per_row(model: Model, tensor: int, length: int) -> int:
   """Bytes of a row that await the backward pass on one device.
 
   Heads and feed-forward columns are split over `tensor` devices and the width
   is not. What the former take is what a model with twice of them keeps more.
   """
+  config = model.config
   kv_heads = math.lcm(config.num_kv_heads, tensor)
-  config = dataclasses.replace(config, num_kv_heads=kv_heads)
-  whole = _residual_bytes_per_row(config, length)
+  model = model.replace(num_kv_heads=kv_heads)
+  whole = _residual_bytes_per_row(model, length)
   if tensor == 1:
     return whole
-  wider = dataclasses.replace(
-    config,
+  wider = model.replace(
     num_heads=2 * config.num_heads,
     num_kv_heads=2 * kv_heads,
     ff_width=config.ff_width * (1 if config.ff_width % tensor else 2),
@@ -290,19 +291,18 @@ def _kept_per_row(config: qwen2.Config, tensor: int, length: int) -> int:
   return whole - split + split // tensor
 
 
-def _residual_bytes_per_row(config: qwen2.Config, length: int) -> int:
+def _residual_bytes_per_row(model: Model, length: int) -> int:
   """Bytes of a row that the model's derivative closes over.
 
   Taken from `jax.vjp`, traced. What two rows need more than one leaves out the
   params, which the backward pass reads too.
   """
-  shapes = _param_shapes(config)
-  trained, frozen = lora.split(shapes) if config.lora else (shapes, {})
+  shapes = _param_shapes(model)
+  trained, frozen = lora.split(shapes) if model.config.lora else (shapes, {})
 
   def residuals(trained: Any, frozen: Any, tokens: jax.Array) -> Any:
     def hidden(trained: Any) -> jax.Array:
-      params = lora.combine(trained, frozen)
-      return qwen2.forward(config, params, tokens)
+      return model.forward(lora.combine(trained, frozen), tokens)
 
     return jax.vjp(hidden, trained)[1]
 
@@ -317,22 +317,22 @@ def _residual_bytes_per_row(config: qwen2.Config, length: int) -> int:
 
 def _gathered_block(workload: Workload) -> int:
   """One block's params, gathered over fsdp and in the type of computation."""
-  config = workload.config
+  model = workload.model
   whole = {**workload.mesh_shape, 'data': 1, 'fsdp': 1}
-  layers = {'layers': _param_shapes(config)['layers']}
-  size = _shard_bytes(whole, config, layers, dtype=config.dtype)
-  return size // config.num_layers if _is_copied(workload) else 0
+  layers = {'layers': _param_shapes(model)['layers']}
+  size = _shard_bytes(whole, model, layers, dtype=model.config.dtype)
+  return size // model.config.num_layers if _is_copied(workload) else 0
 
 
 def _is_copied(workload: Workload) -> bool:
   """Whether params are read through a copy: gathered, or of another type."""
-  config = workload.config
+  config = workload.model.config
   return workload.mesh_shape['fsdp'] > 1 or config.dtype != config.param_dtype
 
 
 def _head(workload: Workload) -> int:
   """The head's matrix in the type of computation, one device's columns."""
-  config = workload.config
+  config = workload.model.config
   itemsize = jnp.dtype(config.dtype).itemsize
   return _vocab(workload) * config.width * itemsize
 
@@ -343,7 +343,7 @@ def _chunk_logits(workload: Workload, tokens: int) -> int:
 
 
 def _vocab(workload: Workload) -> int:
-  return _split(workload.config.vocab_size, workload.mesh_shape['tensor'])
+  return _split(workload.model.config.vocab_size, workload.mesh_shape['tensor'])
 
 
 def _logits(workload: Workload) -> int:
@@ -351,17 +351,17 @@ def _logits(workload: Workload) -> int:
   rows = _rows(workload, workload.train_rows)
   logits = _chunk_logits(workload, rows * workload.chunk)
   head = _head(workload)
-  gradient = 0 if workload.config.lora else head
+  gradient = 0 if workload.model.config.lora else head
   return logits + max(logits, gradient) + head * _is_copied(workload)
 
 
-def _cached(workload: Workload, rows: int, slots: int) -> int:
+def _cached(workload: Workload, rows: int, columns: int) -> int:
   """Keys and values of so many tokens on one device, in whole heads."""
-  config, ways = workload.config, workload.mesh_shape['tensor']
+  config, ways = workload.model.config, workload.mesh_shape['tensor']
   heads = math.lcm(config.num_kv_heads, ways) // ways
   size = 2 * config.num_layers * heads * config.head_dim
   itemsize = jnp.dtype(config.cache_dtype).itemsize
-  return size * _rows(workload, rows) * slots * itemsize
+  return size * _rows(workload, rows) * columns * itemsize
 
 
 def _sampling(workload: Workload) -> int:
@@ -373,8 +373,8 @@ def _sampling(workload: Workload) -> int:
   gradients.
   """
   rows = _rows(workload, workload.cache_rows)
-  cache = _cached(workload, workload.cache_rows, workload.cache_slots)
-  layer = cache // workload.config.num_layers
+  cache = _cached(workload, workload.cache_rows, workload.cache_columns)
+  layer = cache // workload.model.config.num_layers
   part = _cached(workload, workload.cache_rows, workload.cache_part)
   step = part + layer + 2 * _chunk_logits(workload, rows)
   prompts, length = 0, workload.prefill_length

@@ -1,9 +1,9 @@
 """Rotary positions, counted within each text of a row.
 
 Su et al. 2021 (https://arxiv.org/abs/2104.09864), with the pairs (x_i,
-x_{i+H/2}) of the released models.
+x_{i+E/2}) of the released models.
 
-Axes: B rows, L tokens, H head dimension.
+Axes: B rows, L tokens, H heads, E head size.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ def segment_positions(segments: Array) -> Array:
 
 
 def table(head_dim: int, base: float, length: int) -> tuple[Array, Array]:
-  """Cosines and sines `[length, H/2]` of every position.
+  """Cosines and sines `[length, E/2]` of every position.
 
   A constant, so that XLA does not compute sines anew for each head and use.
   """
@@ -41,7 +41,7 @@ def table(head_dim: int, base: float, length: int) -> tuple[Array, Array]:
 
 
 def rotate(x: Array, cos: Array, sin: Array) -> Array:
-  """Turns the pairs (x_i, x_{i+H/2}) of `[B, heads, L, H]` by their angles."""
+  """Turns the pairs (x_i, x_{i+E/2}) of `[B, H, L, E]` by their angles."""
   a, b = jnp.split(x.astype(jnp.float32), 2, axis=-1)
   turned = jnp.concatenate([a * cos - b * sin, b * cos + a * sin], axis=-1)
   return turned.astype(x.dtype)

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any, Protocol
+from typing import Any
 
 import jax
 import numpy as np
@@ -22,13 +22,14 @@ from jax import Array
 from jax.sharding import AbstractMesh, Mesh, NamedSharding, PartitionSpec
 
 from hgpo_jax import types
+from hgpo_jax.model.interface import Model
 
 AXES = ('data', 'fsdp', 'tensor')
 
 # Logical axis -> mesh axes. An axis whose size the mesh does not divide stays
 # whole.
 RULES: Mapping[str | None, tuple[str, ...]] = {
-  'rows': ('data', 'fsdp'),  # of a batch, and the slots of a cache
+  'rows': ('data', 'fsdp'),  # of a batch, and of a cache
   'data_rows': ('data',),  # while fsdp splits another axis
   'heads': ('tensor',),
   'kv_heads': ('tensor',),
@@ -40,33 +41,9 @@ RULES: Mapping[str | None, tuple[str, ...]] = {
   None: (),
 }
 
-# Last names of a param's path -> its logical axes, without that of the layers.
-PARAM_AXES: Mapping[tuple[str, ...], tuple[str | None, ...]] = {
-  ('embed',): ('vocab', 'embed'),
-  ('head',): ('vocab', 'embed'),
-  ('value_head',): ('embed',),
-  ('q_proj', 'kernel'): ('embed', 'heads'),
-  ('q_proj', 'bias'): ('heads',),
-  ('k_proj', 'kernel'): ('embed', 'kv_heads'),
-  ('k_proj', 'bias'): ('kv_heads',),
-  ('v_proj', 'kernel'): ('embed', 'kv_heads'),
-  ('v_proj', 'bias'): ('kv_heads',),
-  ('o_proj', 'kernel'): ('heads', 'embed'),
-  ('gate_proj', 'kernel'): ('embed', 'ff'),
-  ('up_proj', 'kernel'): ('embed', 'ff'),
-  ('down_proj', 'kernel'): ('ff', 'embed'),
-  ('scale',): (None,),
-}
-
-
-class Heads(Protocol):
-  """What the table cannot read from shapes; `qwen2.Config` has it."""
-
-  @property
-  def num_heads(self) -> int: ...
-
-  @property
-  def num_kv_heads(self) -> int: ...
+Axes = tuple[str | None, ...]
+# A critic's own column.
+VALUE_HEAD_AXES: Mapping[tuple[str, ...], Axes] = {('value_head',): ('embed',)}
 
 
 def make_mesh(
@@ -161,12 +138,12 @@ def partition(
 # ---- params and what is laid out like them ----------------------------------
 
 
-def check(config: Heads, mesh_shape: Mapping[str, int]) -> None:
+def check(model: Model, mesh_shape: Mapping[str, int]) -> None:
   """Every device of the tensor axis must get whole query heads, equally many.
 
   Raises: ConfigError that lists the sizes which would work.
   """
-  heads, ways = config.num_heads, mesh_shape['tensor']
+  heads, ways = model.config.num_heads, mesh_shape['tensor']
   if heads % ways:
     fit = [n for n in range(1, heads + 1) if heads % n == 0]
     raise types.ConfigError(
@@ -175,7 +152,7 @@ def check(config: Heads, mesh_shape: Mapping[str, int]) -> None:
     )
 
 
-def param_specs(mesh_shape: Mapping[str, int], tree: Any, config: Heads) -> Any:
+def param_specs(mesh_shape: Mapping[str, int], tree: Any, model: Model) -> Any:
   """Which mesh axes split each leaf of params, or of a tree that holds them.
 
   A leaf is known by the names that end its path, so copies of the params
@@ -185,37 +162,37 @@ def param_specs(mesh_shape: Mapping[str, int], tree: Any, config: Heads) -> Any:
   Args:
     mesh_shape: size of each of `AXES`.
     tree: params, an optimizer's state, or a record of both; arrays or shapes.
-    config: the model's heads.
+    model: whose params they are.
 
   Returns: the same tree of `PartitionSpec`.
   Raises:
     ConfigError: `tensor` does not divide the query heads.
-    ValueError: a leaf is not in `PARAM_AXES`, or has other axes than it says.
+    ValueError: a leaf is not in `param_axes`, or has other axes than it says.
   """
-  check(config, mesh_shape)
+  check(model, mesh_shape)
 
   def spec(path: tuple[Any, ...], leaf: Any) -> PartitionSpec:
     if not leaf.shape:
       return PartitionSpec()
     names = [k.key for k in path if isinstance(k, jax.tree_util.DictKey)]
-    axes = _param_axes(names, config.num_kv_heads, mesh_shape['tensor'])
+    axes = _param_axes(names, model, mesh_shape['tensor'])
     if len(axes) != len(leaf.shape):
       raise ValueError(
         f'{jax.tree_util.keystr(path)} has shape {leaf.shape}; expected one '
-        f'size for each of {axes}: correct sharding.PARAM_AXES.'
+        f'size for each of {axes}: correct param_axes of the model.'
       )
     return partition(mesh_shape, leaf.shape, axes)
 
   return jax.tree_util.tree_map_with_path(spec, tree)
 
 
-def param_shardings(mesh: Mesh | AbstractMesh, tree: Any, config: Heads) -> Any:
+def param_shardings(mesh: Mesh | AbstractMesh, tree: Any, model: Model) -> Any:
   """`param_specs` on the devices of a mesh: for `jax.device_put` and `jit`."""
-  specs = param_specs(dict(mesh.shape), tree, config)
+  specs = param_specs(dict(mesh.shape), tree, model)
   return jax.tree.map(lambda spec: NamedSharding(mesh, spec), specs)
 
 
-def on_own_part(mesh: Mesh, own: Mesh, tree: Any, config: Heads) -> Any:
+def on_own_part(mesh: Mesh, own: Mesh, tree: Any, model: Model) -> Any:
   """Copies params so that each process has all of them on its own devices.
 
   All processes call this together.
@@ -224,7 +201,7 @@ def on_own_part(mesh: Mesh, own: Mesh, tree: Any, config: Heads) -> Any:
     mesh: of all processes.
     own: its `own_part`.
     tree: params that lie on `mesh`.
-    config: the model's heads.
+    model: whose params they are.
 
   Returns: params on `own`, laid out as `param_specs` says.
   """
@@ -237,7 +214,7 @@ def on_own_part(mesh: Mesh, own: Mesh, tree: Any, config: Heads) -> Any:
   ]
   names = [n for name in AXES for n in (f'{name}_between', name)]
   split = _mesh(mesh.devices.reshape(sizes), names)
-  specs = param_specs(dict(own.shape), tree, config)
+  specs = param_specs(dict(own.shape), tree, model)
   places = jax.tree.map(lambda spec: NamedSharding(split, spec), specs)
 
   def here(x: Array, spec: PartitionSpec) -> Array:
@@ -253,24 +230,27 @@ def _same(tree: Any) -> Any:
 
 
 def _param_axes(
-  names: Sequence[str], kv_heads: int, tensor: int
+  names: Sequence[str], model: Model, tensor: int
 ) -> tuple[str | None, ...]:
   """Logical axes of the param whose path ends in `names`."""
+  table = {**model.architecture.param_axes, **VALUE_HEAD_AXES}
   stacked = ('layers',) if 'layers' in names else ()
   last = names[-1] if names else ''
-  kernel = PARAM_AXES.get((*names[-2:-1], 'kernel'))
+  kernel = table.get((*names[-2:-1], 'kernel'))
   if kernel and last == 'lora_a':  # [in, r]
     axes: tuple[str | None, ...] = (kernel[0], None)
   elif kernel and last == 'lora_b':  # [r, out]
     axes = (None, kernel[1])
   else:
-    found = PARAM_AXES.get(tuple(names[-2:]), PARAM_AXES.get((last,)))
+    found = table.get(tuple(names[-2:]), table.get((last,)))
     if found is None:
       raise ValueError(
         f'no rule says how to lay out the param {"/".join(names)!r}: add it to '
-        'sharding.PARAM_AXES.'
+        'param_axes of the model.'
       )
     axes = found
-  if kv_heads % tensor:  # half a head on a device is of no use to it
+  if (
+    model.config.num_kv_heads % tensor
+  ):  # half a head on a device is of no use to it
     axes = tuple(None if a == 'kv_heads' else a for a in axes)
   return (*stacked, *axes)

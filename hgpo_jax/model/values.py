@@ -5,18 +5,16 @@ Axes: as in `scoring`.
 
 from __future__ import annotations
 
-import dataclasses
-
 import jax.numpy as jnp
 from jax import Array
 
 from hgpo_jax import types
-from hgpo_jax.model import qwen2
+from hgpo_jax.model.interface import Model, Params
 
 HEAD = 'value_head'
 
 
-def init_params(params: qwen2.Params) -> tuple[qwen2.Params, qwen2.Params]:
+def init_params(params: Params) -> tuple[Params, Params]:
   """A policy's params -> those of a critic that values everything at 0.
 
   Args:
@@ -30,25 +28,21 @@ def init_params(params: qwen2.Params) -> tuple[qwen2.Params, qwen2.Params]:
   return backbone, {HEAD: jnp.zeros(width, jnp.float32)}
 
 
-def values(
-  config: qwen2.Config, params: qwen2.Params, rows: types.Packed
-) -> Array:
-  """Values what each reply token was said to: all that stands before it.
+def values(model: Model, params: Params, rows: types.Packed) -> Array:
+  """Values what each reply token follows: all that stands before it.
 
   No logits are made, so there is nothing to be cut into chunks.
 
   Args:
-    config: the policy's size.
-    params: both parts of `init_params`, and adapters where `config` has them.
+    model: the policy's.
+    params: both parts of `init_params`, and adapters where `model` has them.
     rows: packed turns.
 
   Returns: `[B, Q]` float32, in reward units; 0 on padding. At the first token
     of a reply this is the value of the turn.
   """
-  config = dataclasses.replace(config, tied_head=True)  # it has no other one
+  model = model.replace(tied_head=True)  # it has no other one
   backbone = {name: x for name, x in params.items() if name != HEAD}
-  hidden = qwen2.forward(
-    config, backbone, rows.tokens, rows.segments, at=rows.at
-  )
+  hidden = model.forward(backbone, rows.tokens, rows.segments, at=rows.at)
   found = jnp.einsum('bqd,d->bq', hidden.astype(jnp.float32), params[HEAD])
   return jnp.where(rows.targets >= 0, found, 0)

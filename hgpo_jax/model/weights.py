@@ -1,4 +1,4 @@
-"""Qwen2 checkpoints of Hugging Face into params, a tensor at a time.
+"""Checkpoints of Hugging Face into params, a tensor at a time.
 
 The host never holds the model: `load` allocates a leaf where it belongs, then
 reads one stored tensor, or each device's part of it, and writes that into its
@@ -25,11 +25,12 @@ from flax import traverse_util
 from jax import Array
 from jax.sharding import NamedSharding, PartitionSpec, Sharding
 
-from hgpo_jax.model import hf, qwen2
+from hgpo_jax.model import hf
 from hgpo_jax.model.export import save
-from hgpo_jax.model.hf import WeightsError, config_from_hf
+from hgpo_jax.model.hf import WeightsError, model_from_hf
+from hgpo_jax.model.interface import Model, Params
 
-__all__ = ['WeightsError', 'config_from_hf', 'find', 'load', 'save']
+__all__ = ['WeightsError', 'find', 'load', 'model_from_hf', 'save']
 
 _HUB_ID = re.compile(r'[\w.-]+(/[\w.-]+)?$')
 _HUB_FILES = ('*.json', '*.safetensors', '*.txt', '*.jinja')
@@ -66,11 +67,11 @@ def find(name_or_folder: hf.Folder) -> pathlib.Path:
 
 def load(
   folder: hf.Folder,
-  config: qwen2.Config,
+  model: Model,
   *,
   shardings: Any = None,
   dtype: str | None = None,
-) -> qwen2.Params:
+) -> Params:
   """Reads a checkpoint into params, with at most one tensor on the host.
 
   Of a tied checkpoint `lm_head.weight` is not read, and rotary buffers never
@@ -79,28 +80,29 @@ def load(
 
   Args:
     folder: local, see `find`; stored as float32, bfloat16 or float16.
-    config: must agree with the folder's `config.json` in every size.
+    model: must agree with the folder's `config.json` in every size.
     shardings: as the params, a NamedSharding (or the sharding of one device)
       in place of each array; None puts all on the default device.
-    dtype: name of the params' type; None for `config.param_dtype`.
+    dtype: name of the params' type; None for `param_dtype` of the config.
 
   Raises:
     WeightsError: files are missing or damaged, or sizes, names or shapes
       differ; one message lists all of them.
   """
   folder = pathlib.Path(folder)
-  leaves, stored = hf.leaves(config), _scan(folder)
-  _check_fit(folder, config, leaves, stored)
+  leaves, stored = hf.leaves(model), _scan(folder)
+  _check_fit(folder, model, leaves, stored)
   if shardings is None:
-    by_path = dict.fromkeys(hf.NAMES, jnp.zeros(()).sharding)
+    paths = [leaf.path for leaf in leaves]
+    by_path = dict.fromkeys(paths, jnp.zeros(()).sharding)
   else:
     by_path = hf.flat(shardings)
   hf.refuse(
-    'the shardings do not fit the config',
+    'the shardings do not fit the model',
     {'missing': [leaf.path for leaf in leaves if leaf.path not in by_path]},
-    'Make them from the params of this config.',
+    'Make them from the params of this model.',
   )
-  dtype = dtype or config.param_dtype
+  dtype = dtype or model.config.param_dtype
   arrays = {
     leaf.path: _load_leaf(leaf, stored, by_path[leaf.path], dtype)
     for leaf in leaves
@@ -165,20 +167,24 @@ def _opened(file: pathlib.Path) -> Iterator[Any]:
 
 def _check_fit(
   folder: pathlib.Path,
-  config: qwen2.Config,
+  model: Model,
   leaves: Sequence[hf.Leaf],
   stored: Mapping[str, _Stored],
 ) -> None:
   """Raises one WeightsError that lists whatever does not fit."""
-  given = config_from_hf(folder)
+  given, config = model_from_hf(folder), model.config
   expected = {n: leaf.stored_shape for leaf in leaves for _, n in leaf.stored()}
-  got = {name: s for name, s in stored.items() if not _ignored(name, config)}
+  got = {name: s for name, s in stored.items() if not _ignored(name, model)}
   types = hf.DTYPES.values()
+  names = given.architecture.name, model.architecture.name
   wrong = {
+    'other model_type': [f'{names[0]} (expected {names[1]})']
+    * (names[0] != names[1]),
     'other sizes in config.json': [
-      f'{theirs} {getattr(given, ours)} (expected {getattr(config, ours)})'
-      for ours, theirs in hf.FIELDS.items()
-      if getattr(given, ours) != getattr(config, ours)
+      f'{theirs} {getattr(given.config, ours)} '
+      f'(expected {getattr(config, ours)})'
+      for ours, theirs in model.architecture.hf_fields.items()
+      if getattr(given.config, ours) != getattr(config, ours)
     ],
     **hf.misfits('tensors', {n: s.shape for n, s in got.items()}, expected),
     'tensors of other types': [
@@ -188,16 +194,17 @@ def _check_fit(
     ],
   }
   hf.refuse(
-    f'{folder} does not fit the config',
+    f'{folder} does not fit the model',
     wrong,
-    'Take the config from the folder itself (config_from_hf), or give the '
-    'folder of a complete, unquantised Qwen2 checkpoint.',
+    'Take the model from the folder itself (model_from_hf), or give the '
+    'folder of a complete, unquantised checkpoint.',
   )
 
 
-def _ignored(name: str, config: qwen2.Config) -> bool:
+def _ignored(name: str, model: Model) -> bool:
   """A copy of the embedding, or the rotary buffers of old checkpoints."""
-  copied = config.tied_head and name == hf.NAMES['head']
+  head = model.architecture.hf_names.get('head')
+  copied = model.config.tied_head and name == head
   return copied or name.endswith('rotary_emb.inv_freq')
 
 

@@ -17,7 +17,7 @@ from typing import NamedTuple
 import jax
 import numpy as np
 
-from hgpo_jax.model import qwen2
+from hgpo_jax.model.interface import Model, Params
 from hgpo_jax.sampler import decode
 from hgpo_jax.sampler.decode import DecodeShapes
 from hgpo_jax.sampler.sampling import Sampling
@@ -34,7 +34,7 @@ class RequestId(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Reply:
-  """What was said to a request.
+  """What was generated for a request.
 
   Attributes:
     request_id: of the request.
@@ -58,7 +58,7 @@ class Counts:
     prefilled: prompts that were read; equal ones only once.
     truncated: prompts that lost their first tokens, because the largest bucket
       does not hold them.
-    tokens: tokens said.
+    tokens: tokens generated.
     shapes: what was compiled.
   """
 
@@ -83,24 +83,24 @@ class Batcher:
 
   def __init__(
     self,
-    config: qwen2.Config,
-    plan: DecodeShapes,
+    model: Model,
+    shapes: DecodeShapes,
     sampling: Sampling,
-    params: qwen2.Params,
+    params: Params,
     key: jax.Array,
     counts: Counts | None = None,
   ):
-    """Starts with empty slots.
+    """Starts with empty rows.
 
     Args:
-      config: the model's size.
-      plan: the shapes.
+      model: the policy's.
+      shapes: of generation.
       sampling: how tokens are drawn.
       params: the policy.
       key: of all replies, `[]` typed or `[2]` uint32; used for nothing else.
       counts: goes on from there.
     """
-    self._config, self._plan, self._params = config, plan, params
+    self._model, self._shapes, self._params = model, shapes, params
     self._temperature = np.float32(sampling.scored_temperature)
     # Without its temperature, so that temperatures share their compilations.
     self._method = dataclasses.replace(
@@ -109,10 +109,10 @@ class Batcher:
     self._key = _raw(key)
     self.counts = Counts() if counts is None else counts
     self._waiting: collections.deque[_Request] = collections.deque()
-    self._rows: list[_Request | None] = [None] * plan.slots
-    self._position = np.zeros(plan.slots, np.int64)
-    self._state = decode.empty(config, plan)
-    self._report: decode.Report | None = None
+    self._rows: list[_Request | None] = [None] * shapes.rows
+    self._position = np.zeros(shapes.rows, np.int64)
+    self._state = decode.init_state(model, shapes)
+    self._chunk: decode.ChunkResult | None = None
 
   @property
   def busy(self) -> bool:
@@ -137,26 +137,27 @@ class Batcher:
       prompt: token ids, at least one.
       choices: the replies that are allowed, each ended by the end-of-turn
         token; with none, anything is.
-      limit: most tokens of the reply; default and maximum is the plan's.
+      limit: most tokens of the reply; default and maximum is that of
+        the shapes.
 
     Raises: ValueError where that is not so.
     """
-    plan = self._plan
-    _check(plan, prompt, choices)
-    longest = plan.prompt_buckets[-1]
+    shapes = self._shapes
+    _check(shapes, prompt, choices)
+    longest = shapes.prompt_buckets[-1]
     self.counts.truncated += len(prompt) > longest
     kept = np.asarray(prompt[-longest:], np.int32)
-    limit = min(limit or plan.max_reply, plan.max_reply)
-    columns = _bucket(plan.prompt_buckets, len(kept) - 1)
+    limit = min(limit or shapes.max_reply, shapes.max_reply)
+    columns = _bucket(shapes.prompt_buckets, len(kept) - 1)
     self._waiting.append(_Request(request_id, kept, choices, limit, columns))
 
   def start(self) -> None:
-    """Fills free slots and starts a chunk, without waiting for either.
+    """Fills free rows and starts a chunk, without waiting for either.
 
     Does nothing while the last chunk's replies have not been fetched, and
-    where nobody is there.
+    where no request is there.
     """
-    if self._report is not None:
+    if self._chunk is not None:
       return
     if self._enough_wait():
       self._fill()
@@ -164,30 +165,30 @@ class Batcher:
       return
     span = self._span()
     self.counts.shapes.add(('decode', span, self._method))
-    self._state, self._report = decode.advance(
+    self._state, self._chunk = decode.decode_chunk(
       self._state,
       self._params,
       self._temperature,
-      config=self._config,
+      model=self._model,
       method=self._method,
       span=span,
-      chunk=self._plan.chunk,
-      end_id=self._plan.end_id,
+      chunk=self._shapes.chunk,
+      end_id=self._shapes.end_id,
     )
 
   def finished(self) -> list[Reply]:
     """Waits for the chunk that was started; returns the replies it ended."""
-    if self._report is None:
+    if self._chunk is None:
       return []
-    report, self._report = jax.device_get(self._report), None
-    said = report.position.astype(np.int64)
-    self.counts.tokens += int(said.sum() - self._position.sum())
-    self._position = said
+    chunk, self._chunk = jax.device_get(self._chunk), None
+    position = chunk.position.astype(np.int64)
+    self.counts.tokens += int(position.sum() - self._position.sum())
+    self._position = position
     replies = []
-    for slot, request in enumerate(self._rows):
-      if request is not None and report.done[slot]:
-        self._rows[slot] = None
-        replies.append(_reply(request, report, slot))
+    for row, request in enumerate(self._rows):
+      if request is not None and chunk.done[row]:
+        self._rows[row] = None
+        replies.append(_reply(request, chunk, row))
     return replies
 
   def drain(self) -> dict[RequestId, Reply]:
@@ -206,12 +207,12 @@ class Batcher:
     decoding, waiting = self._decoding, len(self._waiting)
     if not decoding or not waiting:
       return waiting > 0
-    enough = min(self._plan.prefill_rows, (waiting + decoding + 1) // 2)
+    enough = min(self._shapes.prefill_rows, (waiting + decoding + 1) // 2)
     return min(waiting, len(self._rows) - decoding) >= enough
 
   def _fill(self) -> None:
-    """Lets requests into all free slots, those of one bucket together."""
-    free = [slot for slot, row in enumerate(self._rows) if row is None]
+    """Starts requests in all free rows, those of one bucket together."""
+    free = [row for row, held in enumerate(self._rows) if held is None]
     number = min(len(free), len(self._waiting))
     # The oldest come first, but not alone if others have their length.
     chosen = _oldest_buckets(self._waiting, number)
@@ -220,38 +221,38 @@ class Batcher:
       r for r in self._waiting if id(r) not in taken
     )
     for _, same in itertools.groupby(chosen, key=lambda r: r.columns):
-      for prompts in _pieces(list(same), self._plan.prefill_buckets):
-        rows = sum(map(len, prompts))
-        self._admit(prompts, free[:rows])
-        free = free[rows:]
+      for prompts in _pieces(list(same), self._shapes.prefill_buckets):
+        number = sum(map(len, prompts))
+        self._insert(prompts, free[:number])
+        free = free[number:]
 
-  def _admit(self, prompts: list[list[_Request]], slots: list[int]) -> None:
-    """Starts lists of requests with equal prompts in `slots`."""
+  def _insert(self, prompts: list[list[_Request]], rows: list[int]) -> None:
+    """Starts lists of requests with equal prompts in `rows`."""
     requests = [r for same in prompts for r in same]
-    for slot, request in zip(slots, requests, strict=True):
-      self._rows[slot] = request
-    self._position[slots] = 0
-    new = _new_rows(self._plan, prompts, slots)
+    for row, request in zip(rows, requests, strict=True):
+      self._rows[row] = request
+    self._position[rows] = 0
+    new = _new_rows(self._shapes, prompts, rows)
     self.counts.prompts += len(requests)
     self.counts.prefilled += len(prompts)
     self.counts.shapes.add(('prefill', *new.tokens.shape))
-    self._state = decode.admit(
+    self._state = decode.insert(
       self._state,
       self._params,
       new,
       self._key,
-      config=self._config,
-      pad_id=self._plan.pad_id,
+      model=self._model,
+      pad_id=self._shapes.pad_id,
     )
 
   def _span(self) -> int:
     """Columns that hold every row after the next chunk."""
     longest = 0
-    for request, said in zip(self._rows, self._position, strict=True):
+    for request, generated in zip(self._rows, self._position, strict=True):
       if request is not None:
-        end = min(int(said) + self._plan.chunk, request.limit)
+        end = min(int(generated) + self._shapes.chunk, request.limit)
         longest = max(longest, len(request.prompt) - 1 + end)
-    return _bucket(self._plan.spans, longest)
+    return _bucket(self._shapes.spans, longest)
 
 
 def _oldest_buckets(waiting: Sequence[_Request], number: int) -> list[_Request]:
@@ -280,16 +281,16 @@ def _pieces(
 
 
 def _new_rows(
-  plan: DecodeShapes,
+  shapes: DecodeShapes,
   prompts: Sequence[Sequence[_Request]],
-  slots: Sequence[int],
+  rows: Sequence[int],
 ) -> decode.NewRows:
   """Packs the prompts and the rows that they are for."""
   requests = [r for same in prompts for r in same]
   texts = [same[0].prompt for same in prompts]
   tokens = np.full(
-    (_bucket(plan.prefill_buckets, len(texts)), requests[0].columns),
-    plan.pad_id,
+    (_bucket(shapes.prefill_buckets, len(texts)), requests[0].columns),
+    shapes.pad_id,
     np.int32,
   )
   lengths = np.zeros(len(tokens), np.int32)
@@ -298,8 +299,8 @@ def _new_rows(
     tokens[row, : len(text) - 1] = text[:-1]
   source = np.repeat(np.arange(len(prompts)), [len(s) for s in prompts])
 
-  def rows(values: Sequence, filler: int = 0) -> np.ndarray:
-    out = np.full((plan.slots, *np.shape(values)[1:]), filler, np.int32)
+  def filled(values: Sequence, filler: int = 0) -> np.ndarray:
+    out = np.full((shapes.rows, *np.shape(values)[1:]), filler, np.int32)
     out[: len(requests)] = values
     return out
 
@@ -307,16 +308,16 @@ def _new_rows(
     tokens=tokens,
     lengths=lengths,
     count=np.int32(len(requests)),
-    slots=rows(slots, plan.slots),
-    source=rows(source.tolist()),
-    newest=rows([r.prompt[-1] for r in requests]),
-    names=rows([r.request_id for r in requests]),
-    limit=rows([r.limit for r in requests]),
+    rows=filled(rows, shapes.rows),
+    source=filled(source.tolist()),
+    newest=filled([r.prompt[-1] for r in requests]),
+    names=filled([r.request_id for r in requests]),
+    limit=filled([r.limit for r in requests]),
     choices=pack_choices(
       [r.choices for r in requests],
-      plan.slots,
-      plan.max_choices,
-      plan.max_reply,
+      shapes.rows,
+      shapes.max_choices,
+      shapes.max_reply,
     ),
   )
 
@@ -339,13 +340,13 @@ def pack_choices(
   return packed
 
 
-def _reply(request: _Request, report: decode.Report, slot: int) -> Reply:
-  said = int(report.position[slot])
+def _reply(request: _Request, chunk: decode.ChunkResult, row: int) -> Reply:
+  length = int(chunk.position[row])
   return Reply(
     request.request_id,
     request.prompt,
-    np.asarray(report.tokens[slot, :said]),
-    np.asarray(report.log_probs[slot, :said]),
+    np.asarray(chunk.tokens[row, :length]),
+    np.asarray(chunk.log_probs[row, :length]),
   )
 
 
@@ -361,26 +362,27 @@ def _raw(key: jax.Array) -> jax.Array:
 
 
 def _check(
-  plan: DecodeShapes, prompt: Tokens, choices: Sequence[Tokens]
+  shapes: DecodeShapes, prompt: Tokens, choices: Sequence[Tokens]
 ) -> None:
   if not len(prompt):
     raise ValueError(
       'an empty prompt: there is nothing to continue; start with a chat marker.'
     )
-  if len(choices) > plan.max_choices:
+  if len(choices) > shapes.max_choices:
     raise ValueError(
       f'{len(choices)} allowed replies for one prompt, but max_choices='
-      f'{plan.max_choices}: add a larger one to sampling.choice_buckets.'
+      f'{shapes.max_choices}: add a larger one to sampling.choice_buckets.'
     )
   longest = max(map(len, choices), default=0)
-  if longest > plan.max_reply:
+  if longest > shapes.max_reply:
     raise ValueError(
-      f'an allowed reply has {longest} tokens, but max_reply={plan.max_reply}: '
-      'raise sampling.max_reply, or the constraint could not be kept.'
+      f'an allowed reply has {longest} tokens, but max_reply='
+      f'{shapes.max_reply}: raise sampling.max_reply, or the constraint '
+      'could not be kept.'
     )
   ends = {c[-1] if len(c) else None for c in choices}
-  if ends - {plan.end_id}:
+  if ends - {shapes.end_id}:
     raise ValueError(
       f'allowed replies end with tokens {sorted(map(str, ends))}: each must '
-      f'end with end_id={plan.end_id}.'
+      f'end with end_id={shapes.end_id}.'
     )

@@ -1,15 +1,15 @@
 """Decoding on the device: rows that start and end at different times.
 
-`admit` reads prompts into free slots, `advance` adds up to a chunk of tokens to
-every slot; `slots.py` decides on the host when each is called. Shapes come from
-small sets, so that the number of compilations is bounded whatever prompts
-arrive.
+`insert` reads prompts into free rows, `decode_chunk` adds up to a chunk of
+tokens to every row; `batcher.py` decides on the host when each is called.
+Shapes come from small sets, so that the number of compilations is bounded
+whatever prompts arrive.
 
-A prompt's last token is kept out of `admit`: it is the first thing that a row
-decodes, so that tokens are drawn in one place. What a row says depends on its
-prompt, its key and its allowed replies, never on the other rows.
+A prompt's last token is kept out of `insert`: it is the first thing that a row
+decodes, so that tokens are drawn in one place. What a row generates depends on
+its prompt, its key and its allowed replies, never on the other rows.
 
-Axes: B slots, U prompts read at once, P prompt columns, S columns of the cache,
+Axes: B rows, U prompts read at once, P prompt columns, S columns of the cache,
 R columns of a reply, A allowed replies, V vocabulary.
 """
 
@@ -24,8 +24,8 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from hgpo_jax.model import qwen2
-from hgpo_jax.model.cache import KVCache, restack
+from hgpo_jax.model.cache import KVCache
+from hgpo_jax.model.interface import Model, Params
 from hgpo_jax.model.sharding import constrain
 from hgpo_jax.sampler import sampling
 
@@ -35,7 +35,7 @@ class DecodeShapes:
   """The shapes of one run's generation.
 
   Attributes:
-    slots: B, rows that decode together.
+    rows: B, that decode together.
     max_reply: R, the most tokens of a reply, its end-of-turn token included.
     prompt_buckets: values of P, ascending; longer prompts lose their first
       tokens.
@@ -45,10 +45,10 @@ class DecodeShapes:
     prefill_rows: prompts that must wait, at least, before they are read while
       other rows decode: reading few at a time wastes the device.
     end_id: the end-of-turn token.
-    pad_id: what stands where nothing was said.
+    pad_id: what stands where nothing was generated.
   """
 
-  slots: int
+  rows: int
   max_reply: int
   prompt_buckets: tuple[int, ...]
   prefill_buckets: tuple[int, ...]
@@ -64,7 +64,7 @@ class DecodeShapes:
       object.__setattr__(self, name, value)
       if not value or value[0] < 1:
         raise ValueError(f'{name}={value}: give at least one positive size.')
-    for name in ('slots', 'max_reply', 'chunk', 'prefill_rows'):
+    for name in ('rows', 'max_reply', 'chunk', 'prefill_rows'):
       if getattr(self, name) < 1:
         raise ValueError(f'{name}={getattr(self, name)}: must be at least 1.')
 
@@ -78,8 +78,13 @@ class DecodeShapes:
     """How many of the cache's columns a chunk may look at."""
     return tuple(p + self.max_reply for p in self.prompt_buckets)
 
+  @property
+  def copied_columns(self) -> int:
+    """Columns that `decode_chunk` copies out of the cache at most."""
+    return max((s for s in self.spans if s < self.columns), default=0)
+
   def max_shapes(self, methods: int) -> int:
-    """How often `admit` and `advance` can be compiled, however long a run.
+    """How often `insert` and `decode_chunk` can be compiled in a run.
 
     Args:
       methods: ways of sampling that differ not in temperature alone.
@@ -88,25 +93,18 @@ class DecodeShapes:
     return reads + methods * len(self.spans)
 
 
-def copied_columns(config: qwen2.Config, plan: DecodeShapes) -> int:
-  """Columns that `advance` copies out of the cache at most; see `unstack`."""
-  if config.num_layers <= qwen2.SHALLOW:
-    return plan.columns
-  return max((s for s in plan.spans if s < plan.columns), default=0)
-
-
 @flax.struct.dataclass
 class State:
-  """What stands in the slots; given away by each call and got back.
+  """What stands in the rows; given away by each call and got back.
 
   Attributes:
     cache: keys and values of all tokens but each row's newest.
     newest: `[B]` int32.
-    tokens: `[B, R]` int32, what was said.
+    tokens: `[B, R]` int32, what was generated.
     log_probs: `[B, R]` float32 of the scored distribution (see `sampling`).
-    position: `[B]` int32, tokens said.
-    limit: `[B]` int32, tokens that may be said, at most R.
-    done: `[B]` bool; True in an empty slot.
+    position: `[B]` int32, tokens generated.
+    limit: `[B]` int32, tokens that may be generated, at most R.
+    done: `[B]` bool; True in an empty row.
     keys: `[B, 2]` uint32; the token at position r uses `fold_in(key, r)`.
     choices: `[B, A, R]` int32 as in `sampling.start_choices`.
     open_: `[B, A]` bool, allowed replies that agree so far.
@@ -132,7 +130,7 @@ class NewRows:
     tokens: `[U, P]` int32, different prompts without their last tokens.
     lengths: `[U]` int32; 0 is filler, or a prompt of one token.
     count: `[]` int32, rows that start; the rest of the following is filler.
-    slots: `[B]` int32, where; B on filler, which writes nothing.
+    rows: `[B]` int32, where; B on filler, which writes nothing.
     source: `[B]` int32, which of the prompts.
     newest: `[B]` int32, the last tokens of the prompts.
     names: `[B, 2]` int32, episode and turn, that the row's key is made of.
@@ -143,7 +141,7 @@ class NewRows:
   tokens: Any  # of NumPy where it is made, traced where it is read
   lengths: Any
   count: Any
-  slots: Any
+  rows: Any
   source: Any
   newest: Any
   names: Any
@@ -152,7 +150,7 @@ class NewRows:
 
 
 @flax.struct.dataclass
-class Report:
+class ChunkResult:
   """What the host needs to know after a chunk; fields as in `State`."""
 
   tokens: Array
@@ -161,18 +159,18 @@ class Report:
   done: Array
 
 
-@functools.partial(jax.jit, static_argnames=('config', 'plan'))
-def empty(config: qwen2.Config, plan: DecodeShapes) -> State:
-  """Batcher with nothing in them."""
-  rows, reply = plan.slots, plan.max_reply
-  words = jnp.full((rows, reply), plan.pad_id, jnp.int32)
-  choices = jnp.full((rows, plan.max_choices, reply), -1, jnp.int32)
+@functools.partial(jax.jit, static_argnames=('model', 'shapes'))
+def init_state(model: Model, shapes: DecodeShapes) -> State:
+  """A batch of empty rows."""
+  rows, reply = shapes.rows, shapes.max_reply
+  tokens = jnp.full((rows, reply), shapes.pad_id, jnp.int32)
+  choices = jnp.full((rows, shapes.max_choices, reply), -1, jnp.int32)
   return _placed(
     State(
-      cache=qwen2.init_cache(config, rows, plan.columns),
+      cache=model.init_cache(rows, shapes.columns),
       newest=jnp.zeros(rows, jnp.int32),
-      tokens=words,
-      log_probs=jnp.zeros(words.shape, jnp.float32),
+      tokens=tokens,
+      log_probs=jnp.zeros(tokens.shape, jnp.float32),
       position=jnp.zeros(rows, jnp.int32),
       limit=jnp.zeros(rows, jnp.int32),
       done=jnp.ones(rows, bool),
@@ -200,28 +198,28 @@ def row_keys(key: Array, names: Array) -> Array:
 
 
 @functools.partial(
-  jax.jit, static_argnames=('config', 'pad_id'), donate_argnums=0
+  jax.jit, static_argnames=('model', 'pad_id'), donate_argnums=0
 )
-def admit(
+def insert(
   state: State,
-  params: qwen2.Params,
+  params: Params,
   new: NewRows,
   key: Array,
   *,
-  config: qwen2.Config,
+  model: Model,
   pad_id: int,
 ) -> State:
-  """Reads each prompt once and copies it to all slots that it is for.
+  """Reads each prompt once and copies it to all rows that it is for.
 
   Args:
     state: what decodes already; given away.
     params: the policy.
     new: the rows that start.
     key: `[2]` uint32, the rollout's.
-    config: the model's size.
-    pad_id: what stands where nothing was said.
+    model: the policy's.
+    pad_id: what stands where nothing was generated.
   """
-  _, fresh = qwen2.prefill(config, params, new.tokens, new.lengths)
+  _, fresh = model.prefill(params, new.tokens, new.lengths)
 
   def copy(i: Array, kv: tuple[Array, Array]) -> tuple[Array, Array]:
     # A row at a time: no temporary is as large as the cache.
@@ -229,7 +227,7 @@ def admit(
       jax.lax.dynamic_update_slice(
         whole,
         jax.lax.dynamic_slice_in_dim(read, new.source[i], 1, axis=1),
-        (0, new.slots[i], 0, 0, 0),
+        (0, new.rows[i], 0, 0, 0),
       )
       for whole, read in zip(kv, (fresh.k, fresh.v), strict=True)
     )  # type: ignore[return-value]
@@ -237,7 +235,7 @@ def admit(
   k, v = jax.lax.fori_loop(0, new.count, copy, (state.cache.k, state.cache.v))
 
   def put(old: Array, value: Array | float) -> Array:
-    return old.at[new.slots].set(value, mode='drop')
+    return old.at[new.rows].set(value, mode='drop')
 
   length = put(state.cache.length, fresh.length[new.source])
   return _placed(
@@ -258,60 +256,58 @@ def admit(
 
 @functools.partial(
   jax.jit,
-  static_argnames=('config', 'method', 'span', 'chunk', 'end_id'),
+  static_argnames=('model', 'method', 'span', 'chunk', 'end_id'),
   donate_argnums=0,
 )
-def advance(
+def decode_chunk(
   state: State,
-  params: qwen2.Params,
+  params: Params,
   temperature: Array | float,
   *,
-  config: qwen2.Config,
+  model: Model,
   method: sampling.Sampling,
   span: int,
   chunk: int,
   end_id: int,
-) -> tuple[State, Report]:
+) -> tuple[State, ChunkResult]:
   """Adds up to `chunk` tokens to every row that is not done.
 
   Args:
     state: given away.
     params: the policy.
     temperature: positive; traced, so that temperatures share a compilation.
-    config: the model's size.
+    model: the policy's.
     method: truncation, and whether greedy.
     span: columns of the cache that hold all rows, these tokens included.
     chunk: tokens.
     end_id: the end-of-turn token.
   """
   whole = state.cache
-  blocks, part = qwen2.unstack(config, params, whole, span)
 
   def step(carry: tuple[Array, State]) -> tuple[Array, State]:
     i, state = carry
-    hidden, cache = qwen2.decode(
-      config, params, state.newest, state.cache, blocks
-    )
+    hidden, cache = model.decode(params, state.newest, state.cache)
     # A row that is done stays where it is, inside the cache.
     length = jnp.where(state.done, state.cache.length, cache.length)
     cache = dataclasses.replace(cache, length=length)
-    logits = qwen2.logits(config, params, hidden)
+    logits = model.logits(params, hidden)
     state = dataclasses.replace(state, cache=cache)
-    return i + 1, _say(state, logits, temperature, method, end_id)
+    return i + 1, _draw(state, logits, temperature, method, end_id)
 
   def unfinished(carry: tuple[Array, State]) -> Array:
     i, state = carry
     return (i < chunk) & ~jnp.all(state.done)
 
-  start = jnp.int32(0), dataclasses.replace(state, cache=part)
+  start = jnp.int32(0), dataclasses.replace(state, cache=whole.first(span))
   _, state = jax.lax.while_loop(unfinished, step, start)
-  cache = restack(whole, state.cache)
+  cache = whole.with_first(state.cache)
   state = _placed(dataclasses.replace(state, cache=cache))
-  report = Report(state.tokens, state.log_probs, state.position, state.done)
-  return state, report
+  return state, ChunkResult(
+    state.tokens, state.log_probs, state.position, state.done
+  )
 
 
-def _say(
+def _draw(
   state: State,
   logits: Array,
   temperature: Array | float,
@@ -333,7 +329,7 @@ def _say(
   alive = ~state.done
   rows = jnp.arange(here.size)
   at = jnp.where(alive, here, state.tokens.shape[1])  # out of range: dropped
-  said = here + alive
+  position = here + alive
   open_ = state.open_
   if choices.shape[1]:
     open_ = sampling.advance_choices(choices, open_, here, token)
@@ -342,8 +338,8 @@ def _say(
     newest=jnp.where(alive, token, state.newest),
     tokens=state.tokens.at[rows, at].set(token, mode='drop'),
     log_probs=state.log_probs.at[rows, at].set(log_prob, mode='drop'),
-    position=said,
-    done=state.done | (token == end_id) | (said >= state.limit),
+    position=position,
+    done=state.done | (token == end_id) | (position >= state.limit),
     open_=open_,
   )
 

@@ -181,7 +181,7 @@ def allowed_tokens(
 ) -> Array:
   """The tokens that continue an open reply: a trie read level by level.
 
-  A row without any open reply may say anything: it had none from the start, or
+  A row without any open reply is free: it had none from the start, or
   it is past its end.
 
   Args:

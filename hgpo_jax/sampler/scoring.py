@@ -17,7 +17,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from hgpo_jax import types
-from hgpo_jax.model import qwen2
+from hgpo_jax.model.interface import Model, Params
 from hgpo_jax.sampler import sampling
 
 
@@ -35,8 +35,8 @@ class Scores:
 
 
 def score(
-  config: qwen2.Config,
-  params: qwen2.Params,
+  model: Model,
+  params: Params,
   rows: types.Packed,
   *,
   temperature: Array | float = 1.0,
@@ -48,7 +48,7 @@ def score(
   where they are computed again; never `[B, Q, V]`.
 
   Args:
-    config: the model's size.
+    model: the policy's.
     params: the policy.
     rows: packed turns. A token that is not among the allowed ones scores about
       -1e30.
@@ -58,12 +58,12 @@ def score(
   Returns: differentiable `Scores`; a token that was the only allowed one has
     log-prob exactly 0 and no gradient.
   """
-  hidden = qwen2.forward(config, params, rows.tokens, rows.segments, at=rows.at)
+  hidden = model.forward(params, rows.tokens, rows.segments, at=rows.at)
 
   def of_chunk(columns: tuple[Array, Array, Array]) -> Scores:
     hidden, targets, choices = columns  # [B*C, D], [B*C], [B*C, A]
-    logits = qwen2.logits(config, params, hidden)
-    allowed = _allowed(choices, config.vocab_size)
+    logits = model.logits(params, hidden)
+    allowed = _allowed(choices, model.config.vocab_size)
     log_probs = sampling.scored_log_probs(logits, temperature, allowed)
     return _of_tokens(log_probs, targets)
 

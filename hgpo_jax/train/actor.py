@@ -43,7 +43,7 @@ class Actor:
     )
     self.reward = rewards.REWARDS[c.algo.reward]
     self.sampled = Counts()
-    self._shapes = policy.plan
+    self._shapes = policy.decode_shapes
     schedule = Schedule(
       episodes=hosts.portion(c.rollout.episodes),
       workers=c.rollout.workers,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import hashlib
 import math
 import pathlib
@@ -15,7 +14,9 @@ import jax
 from hgpo_jax import config as config_lib
 from hgpo_jax import types
 from hgpo_jax.config import Config
-from hgpo_jax.model import qwen2, sharding, weights
+from hgpo_jax.model import registry, sharding, weights
+from hgpo_jax.model.interface import Model
+from hgpo_jax.model.lora import Lora
 from hgpo_jax.multihost import hosts
 from hgpo_jax.train import packing
 
@@ -33,12 +34,16 @@ def shapes_of(config: Config) -> packing.Shapes:
   )
 
 
-def adapters_of(fields: config_lib.Lora) -> qwen2.Lora | None:
+def adapters_of(fields: config_lib.Lora) -> Lora | None:
   """Returns what `policy.lora` describes; rank 0 is none."""
   if not fields.rank:
     return None
-  targets = tuple(fields.targets) or qwen2.LINEARS
-  return qwen2.Lora(fields.rank, fields.alpha, targets)
+  return Lora(fields.rank, fields.alpha, tuple(fields.targets))
+
+
+def adapted(policy: config_lib.Policy) -> Model:
+  """The preset with the config's adapters; a checkpoint is not looked for."""
+  return registry.preset(policy.preset, lora=adapters_of(policy.lora))
 
 
 def mesh_of(config: Config) -> jax.sharding.Mesh | None:
@@ -88,8 +93,8 @@ def on_mesh(config: Config) -> Iterator[None]:
     yield
 
 
-def config_of(policy: config_lib.Policy, vocab_size: int) -> qwen2.Config:
-  """Returns the checkpoint's or the preset's size with the config's changes.
+def model_of(policy: config_lib.Policy, vocab_size: int) -> Model:
+  """Returns the checkpoint's or the preset's model with the config's changes.
 
   Args:
     policy: the experiment's `policy` fields.
@@ -104,22 +109,22 @@ def config_of(policy: config_lib.Policy, vocab_size: int) -> qwen2.Config:
   }
   if policy.checkpoint:
     folder = weights.find(policy.checkpoint)
-    config = weights.config_from_hf(folder, **fields)
-    if vocab_size > config.vocab_size:
+    model = weights.model_from_hf(folder, **fields)
+    if vocab_size > model.config.vocab_size:
       raise types.ConfigError(
         f'the tokenizer has {vocab_size} tokens, but {folder} embeds '
-        f'{config.vocab_size}: give policy.tokenizer the one that belongs to '
-        'the checkpoint.'
+        f'{model.config.vocab_size}: give policy.tokenizer the one that '
+        'belongs to the checkpoint.'
       )
-    return config
-  preset = qwen2.CONFIGS[policy.preset]
-  released = preset.vocab_size if policy.preset != 'tiny' else 0
-  return dataclasses.replace(
-    preset,
+    return model
+  model = registry.preset(policy.preset)
+  size = model.config
+  released = 0 if policy.preset.endswith('tiny') else size.vocab_size
+  return model.replace(
     vocab_size=max(vocab_size, released),
-    width=policy.width or preset.width,
-    ff_width=policy.ff_width or preset.ff_width,
-    num_layers=policy.layers or preset.num_layers,
+    width=policy.width or size.width,
+    ff_width=policy.ff_width or size.ff_width,
+    num_layers=policy.layers or size.num_layers,
     **fields,
   )
 

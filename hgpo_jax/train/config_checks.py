@@ -11,7 +11,7 @@ from hgpo_jax import config as config_lib
 from hgpo_jax import types
 from hgpo_jax.advantages import Rows
 from hgpo_jax.config import Config
-from hgpo_jax.model import attention, qwen2
+from hgpo_jax.model import attention, registry, remat
 from hgpo_jax.model import tokenizer as tokenizer_lib
 from hgpo_jax.rollout.environments import Environments
 from hgpo_jax.train import (
@@ -79,9 +79,9 @@ def _names(config: Config) -> Iterator[str]:
   """Names that are known to other modules than the config's."""
   c = config.policy
   for field, value, known in (
-    ('policy.preset', c.preset, qwen2.CONFIGS),
+    ('policy.preset', c.preset, registry.presets()),
     ('policy.chat', c.chat, tokenizer_lib.CHAT_TEMPLATES),
-    ('policy.remat', c.remat, qwen2.REMAT),
+    ('policy.remat', c.remat, remat.POLICIES),
     ('policy.attention', c.attention, ('auto', *attention.IMPLEMENTATIONS)),
     ('algo.reward', config.algo.reward, rewards.REWARDS),
   ):
@@ -107,7 +107,8 @@ def _policy(config: Config) -> Iterator[str]:
         f'policy.{name} is {size} with policy.checkpoint={c.checkpoint!r}: '
         'expected 0, as the checkpoint has its own size.'
       )
-  yield from _tried('policy.lora', lambda: build.adapters_of(c.lora))
+  if c.preset in registry.presets():
+    yield from _tried('policy.lora', lambda: build.adapted(c))
 
 
 def _mesh(config: Config, mesh_of: MeshOf) -> Iterator[str]:

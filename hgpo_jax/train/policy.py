@@ -16,16 +16,9 @@ import optax
 
 from hgpo_jax import random_streams, types
 from hgpo_jax.config import PPO, Config
-from hgpo_jax.model import (
-  fitting,
-  lora,
-  memory,
-  qwen2,
-  sharding,
-  values,
-  weights,
-)
+from hgpo_jax.model import fitting, lora, memory, sharding, values, weights
 from hgpo_jax.model import tokenizer as tokenizer_lib
+from hgpo_jax.model.interface import Model
 from hgpo_jax.multihost import hosts
 from hgpo_jax.random_streams import Key
 from hgpo_jax.sampler import decode, scoring
@@ -62,9 +55,9 @@ class Policy:
         by default.
     """
     self.config, self.tokenizer = config, tokenizer
-    self.base = model_lib.config_of(config.policy, len(tokenizer))
+    self.base = model_lib.model_of(config.policy, len(tokenizer))
     adapters = model_lib.adapters_of(config.policy.lora)
-    self.model = dataclasses.replace(self.base, lora=adapters)
+    self.model = self.base.replace(lora=adapters)
     self.mesh = mesh or model_lib.mesh_of(config)
     self.own_mesh: jax.sharding.Mesh | None = None
     if isinstance(self.mesh, jax.sharding.Mesh) and hosts.count() > 1:
@@ -79,13 +72,13 @@ class Policy:
     return model_lib.shapes_of(self.config)
 
   @property
-  def plan(self) -> decode.DecodeShapes:
+  def decode_shapes(self) -> decode.DecodeShapes:
     """The shapes of this process's generation."""
     c = self.config
     limited = c.env.constrained
     try:
       return decode.DecodeShapes(
-        slots=hosts.portion(c.rollout.decode_rows or c.rollout.episodes),
+        rows=hosts.portion(c.rollout.decode_rows or c.rollout.episodes),
         max_reply=c.sampling.max_reply,
         prompt_buckets=tuple(c.sampling.prompt_buckets),
         prefill_buckets=tuple(c.sampling.prefill_buckets),
@@ -103,18 +96,18 @@ class Policy:
 
     Raises: ConfigError that says what would fit, where it does not.
     """
-    c, plan = self.config, self.plan
+    c, shapes = self.config, self.decode_shapes
     work = memory.Workload(
       self.model,
       self._mesh_shape,
       train_rows=c.optim.microbatch_rows,
       train_length=c.optim.row_tokens,
       chunk=self._chunk,
-      cache_rows=plan.slots * hosts.count(),
-      cache_slots=plan.columns,
-      cache_part=decode.copied_columns(self.model, plan),
-      prefill_rows=max(plan.prefill_buckets),
-      prefill_length=max(plan.prompt_buckets),
+      cache_rows=shapes.rows * hosts.count(),
+      cache_columns=shapes.columns,
+      cache_part=shapes.copied_columns,
+      prefill_rows=max(shapes.prefill_buckets),
+      prefill_length=max(shapes.prompt_buckets),
       moments_dtype=c.optim.moments_dtype,
       sampler_copy=self._casts or self.own_mesh is not None,
       sampler_mesh=None if self.own_mesh is None else self.own_mesh.shape,
@@ -151,11 +144,9 @@ class Policy:
       folder = weights.find(policy.checkpoint)
       shardings = self._shardings(like)
       return weights.load(folder, self.base, shardings=shardings)
-    draw = functools.partial(qwen2.init_params, self.base)
-    params = self._made(
-      draw, random_streams.key(self.config.seed, Key.INIT_PARAMS)
-    )
-    params['embed'] *= policy.embed_std / qwen2.INIT_STD
+    key = random_streams.key(self.config.seed, Key.INIT_PARAMS)
+    params = self._made(self.base.init, key)
+    params['embed'] *= policy.embed_std / self.base.config.init_std
     if policy.compose_embeddings:
       parts = tokenizer_lib.token_parts(self.tokenizer)
       rows = composed(params['embed'], parts)
@@ -182,7 +173,7 @@ class Policy:
       store: its checkpoints.
       step: iterations done; the newest where None.
     """
-    if self.model.lora is None:
+    if self.model.config.lora is None:
       return store.restore_params(self._like(), step)
     adapters = store.restore_params(self._adapters(), step)
     return lora.combine(adapters, self.warm_params(folder / 'warm_start'))
@@ -215,7 +206,7 @@ class Policy:
     self, base: Any, more: Any, optimizer: optax.GradientTransformation
   ) -> types.TrainState:
     """Trains base params, or adapters to them, and `more` that is new."""
-    if self.model.lora is None:
+    if self.model.config.lora is None:
       params, frozen = jax.tree.map(lambda x: x.copy(), base), {}
     else:
       params, frozen = self._adapters(), base
@@ -227,7 +218,7 @@ class Policy:
 
     A step that decodes a few tokens would otherwise read and cast all of them.
     """
-    params = _cast(params, self.model.dtype) if self._casts else params
+    params = _cast(params, self.model.config.dtype) if self._casts else params
     if self.own_mesh is None:
       return params
     mesh = model_lib.mesh_of(self.config)
@@ -246,12 +237,12 @@ class Policy:
 
   @property
   def _casts(self) -> bool:
-    return self.model.dtype != self.model.param_dtype
+    config = self.model.config
+    return config.dtype != config.param_dtype
 
   def _like(self) -> Any:
     """Shapes, types and places of the base params."""
-    draw = functools.partial(qwen2.init_params, self.base)
-    shapes = jax.eval_shape(draw, jax.random.key(0))
+    shapes = self.base.param_shapes()
     places = self._shardings(shapes)
     if places is None:
       return shapes
@@ -263,10 +254,12 @@ class Policy:
 
   def _adapters(self) -> Any:
     """New adapters, which do nothing yet."""
-    draw = functools.partial(lora.init_adapters, self.model)
-    return self._made(
-      draw, random_streams.key(self.config.seed, Key.INIT_ADAPTERS)
-    )
+
+    def draw(key: jax.Array) -> Any:
+      return lora.split(self.model.init(key))[0]
+
+    key = random_streams.key(self.config.seed, Key.INIT_ADAPTERS)
+    return self._made(draw, key)
 
   def _made(self, fn: Callable[..., Any], *args: Any) -> Any:
     """Computes params, each where it belongs."""
@@ -281,7 +274,7 @@ class Policy:
   # ---- scoring ----
 
   def score(
-    self, temperature: float, model: qwen2.Config | None = None
+    self, temperature: float, model: Model | None = None
   ) -> update.ScoreFn:
     """Returns (params, rows) -> log-probs and entropy, of the policy's model.
 

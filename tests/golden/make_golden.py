@@ -1,9 +1,9 @@
-"""Writes hf/<case>/: tiny Qwen2 checkpoints and their logits by transformers.
+"""Writes hf/<case>/: tiny checkpoints and their logits by transformers.
 
 Run once, where PyTorch is installed; the test that reads them needs none:
 
   pip install torch transformers
-  python tests/golden/make_golden.py
+  python tests/golden/make_golden.py           # or the names of some cases
 
 Each folder is what `save_pretrained` wrote, in float32, bfloat16 or float16,
 and `golden.npz`:
@@ -18,6 +18,7 @@ and `golden.npz`:
 
 import pathlib
 import shutil
+import sys
 
 import numpy as np
 import torch
@@ -29,7 +30,7 @@ BATCH, LENGTH = 2, 12
 LONG, LAST, COLUMNS = 4_500, 8, 32  # the long case stores a corner only
 
 # case: query heads, key heads, head size, width, feed-forward width, RoPE
-# base, tied, stored type
+# base, tied, stored type; Qwen3 where the name says so, else Qwen2
 CASES = {
   'ratio1': (3, 3, 16, 32, 48, 1e4, False, 'float32'),
   'ratio5': (10, 2, 16, 24, 40, 5e5, True, 'float32'),
@@ -37,13 +38,17 @@ CASES = {
   'ratio7': (14, 2, 64, 16, 40, 1e6, False, 'bfloat16'),
   'ratio8': (16, 2, 16, 24, 40, 1e5, False, 'float16'),
   'long': (2, 1, 16, 16, 24, 1e6, True, 'float32'),
+  'qwen3_ratio2': (4, 2, 16, 24, 40, 1e6, True, 'float32'),
+  'qwen3_ratio5': (10, 2, 16, 32, 40, 1e4, False, 'float32'),
+  'qwen3_ratio8': (8, 1, 128, 16, 24, 1e6, False, 'bfloat16'),
 }
 SHARDED = {'ratio7': '60KB'}  # these are split into several files
 
 
-def make_model(case: str, seed: int) -> transformers.Qwen2ForCausalLM:
+def make_model(case: str, seed: int) -> transformers.PreTrainedModel:
   heads, kv_heads, size, width, ff_width, base, tied, dtype = CASES[case]
-  config = transformers.Qwen2Config(
+  kind = 'Qwen3' if case.startswith('qwen3') else 'Qwen2'
+  config = getattr(transformers, f'{kind}Config')(
     vocab_size=V,
     hidden_size=width,
     intermediate_size=ff_width,
@@ -56,7 +61,7 @@ def make_model(case: str, seed: int) -> transformers.Qwen2ForCausalLM:
     tie_word_embeddings=tied,
     attn_implementation='eager',
   )
-  model = transformers.Qwen2ForCausalLM(config).eval()
+  model = getattr(transformers, f'{kind}ForCausalLM')(config).eval()
   rng = torch.Generator().manual_seed(seed)
   with torch.no_grad():
     for name, value in model.named_parameters():
@@ -71,7 +76,7 @@ def make_model(case: str, seed: int) -> transformers.Qwen2ForCausalLM:
 
 
 def reference_logits(
-  model: transformers.Qwen2ForCausalLM, tokens: np.ndarray, valid: np.ndarray
+  model: transformers.PreTrainedModel, tokens: np.ndarray, valid: np.ndarray
 ) -> np.ndarray:
   positions = np.maximum(np.cumsum(valid, axis=-1) - 1, 0)
   with torch.no_grad():
@@ -100,7 +105,7 @@ def write_case(case: str, seed: int) -> None:
     valid = np.stack([whole, slots >= pad, slots < LENGTH - pad])
     last, columns = LENGTH, V
   # Read anew: a cast model would keep rotary frequencies of the lower type.
-  model = transformers.Qwen2ForCausalLM.from_pretrained(
+  model = transformers.AutoModelForCausalLM.from_pretrained(
     folder, dtype=torch.float32, attn_implementation='eager'
   )
   logits = [reference_logits(model, tokens, v) for v in valid]
@@ -113,9 +118,10 @@ def write_case(case: str, seed: int) -> None:
 
 
 def main() -> None:
-  shutil.rmtree(OUT, ignore_errors=True)
   for seed, case in enumerate(CASES):
-    write_case(case, seed)
+    if case in (sys.argv[1:] or CASES):
+      shutil.rmtree(OUT / case, ignore_errors=True)
+      write_case(case, seed)
 
 
 if __name__ == '__main__':

@@ -1,20 +1,17 @@
 """Adapters: nothing at the start, one matrix at the end."""
 
-import dataclasses
-
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from hgpo_jax.model import lora, qwen2
+from hgpo_jax.model import lora
 from tests import workloads
+from tests.small_decoder import small_model
 
-BASE = qwen2.Config(30, 8, 16, 2, 2, 1, 4, dtype='float32')
+BASE = small_model(30, 8, 16, 2, 2, 1, 4)
 TARGETS = ('q_proj', 'v_proj', 'down_proj')
-ADAPTED = dataclasses.replace(
-  BASE, lora=qwen2.Lora(rank=3, alpha=6.0, targets=TARGETS)
-)
+ADAPTED = BASE.replace(lora=lora.Lora(rank=3, alpha=6.0, targets=TARGETS))
 TOKENS = np.random.default_rng(0).integers(0, 30, (2, 7))
 
 
@@ -25,8 +22,9 @@ def base():
 
 @pytest.fixture(scope='module')
 def adapters():
-  init = jax.jit(lora.init_adapters, static_argnums=0)
-  return init(ADAPTED, jax.random.key(1))
+  return jax.jit(lambda key: lora.split(ADAPTED.init(key))[0])(
+    jax.random.key(1)
+  )
 
 
 def moved(adapters):
@@ -35,9 +33,8 @@ def moved(adapters):
   return jax.tree.map(lambda x: x + rng.normal(size=x.shape), adapters)
 
 
-def hidden(config, params):
-  run = jax.jit(qwen2.forward, static_argnums=0)
-  return np.asarray(run(config, params, TOKENS))
+def hidden(model, params):
+  return np.asarray(jax.jit(model.forward)(params, TOKENS))
 
 
 def test_split_and_combine_undo_each_other(base, adapters):
@@ -50,15 +47,15 @@ def test_split_and_combine_undo_each_other(base, adapters):
   assert {x.shape[0] for x in leaves} == {2}  # stacked like the blocks
   assert lora.combine({}, base) == base
   # The model knows the combined params as its own.
-  own = jax.eval_shape(lambda: qwen2.init_params(ADAPTED, jax.random.key(0)))
+  own = ADAPTED.param_shapes()
   assert jax.tree.structure(own) == jax.tree.structure(params)
 
 
 def test_what_a_matrix_a_gives_is_as_large_as_what_it_reads(adapters):
   drawn = adapters['layers']['attention']['q_proj']['lora_a']
-  assert drawn.std() == pytest.approx(BASE.width**-0.5, rel=0.35)
+  assert drawn.std() == pytest.approx(BASE.config.width**-0.5, rel=0.35)
   drawn = adapters['layers']['mlp']['down_proj']['lora_a']
-  assert drawn.std() == pytest.approx(BASE.ff_width**-0.5, rel=0.35)
+  assert drawn.std() == pytest.approx(BASE.config.ff_width**-0.5, rel=0.35)
 
 
 def test_new_adapters_do_nothing(base, adapters):
@@ -70,13 +67,13 @@ def test_merged_is_adapted(base, adapters):
   params = lora.combine(moved(adapters), base)
   adapted = hidden(ADAPTED, params)
   assert np.abs(adapted - hidden(BASE, base)).max() > 0.1
-  merged = lora.merge_lora(ADAPTED, params)
+  merged = lora.merge(ADAPTED.config.lora, params)
   assert jax.tree.structure(merged) == jax.tree.structure(base)
   np.testing.assert_allclose(hidden(BASE, merged), adapted, atol=1e-5)
-  assert lora.merge_lora(BASE, base) is base
+  assert lora.merge(BASE.config.lora, base) is base
 
 
 def test_merging_keeps_the_stored_type(base, adapters):
   half = jax.tree.map(lambda x: x.astype(jnp.bfloat16), base)
-  merged = lora.merge_lora(ADAPTED, lora.combine(adapters, half))
+  merged = lora.merge(ADAPTED.config.lora, lora.combine(adapters, half))
   assert {x.dtype for x in jax.tree.leaves(merged)} == {jnp.dtype('bfloat16')}

@@ -11,44 +11,39 @@ import optax
 import pytest
 
 from hgpo_jax import types
-from hgpo_jax.model import fitting, lora, memory, qwen2, sharding, values
+from hgpo_jax.model import fitting, lora, memory, registry, sharding, values
+from hgpo_jax.model.interface import Model
+from hgpo_jax.model.remat import POLICIES
 from hgpo_jax.sampler import decode
 from hgpo_jax.sampler.sampling import Sampling
+from tests.small_decoder import small_model
 
-CONFIG = qwen2.Config(
-  vocab_size=64,
-  width=16,
-  ff_width=32,
-  num_layers=3,
-  num_heads=8,
-  num_kv_heads=2,
-  head_dim=4,
-  dtype='float32',
-)
+MODEL = small_model(64, 16, 32, 3, 8, 2, 4, cache_dtype='bfloat16')
+QWEN3 = small_model(64, 16, 32, 3, 8, 2, 4, architecture='qwen3')
 MESHES = [(1, 1, 1), (8, 1, 1), (1, 8, 1), (2, 2, 2), (1, 2, 4), (1, 1, 8)]
 UNTIED = {
   'tied_head': False,
   'param_dtype': 'bfloat16',
   'cache_dtype': 'float32',
 }
-ADAPTED = {'lora': qwen2.Lora(rank=2, alpha=4.0)}
+ADAPTED = {'lora': lora.Lora(rank=2, alpha=4.0)}
 FEW_PASSES = {  # buffers are laid out before these, which take the time
   'xla_backend_optimization_level': 0,
   'xla_llvm_disable_expensive_passes': True,
 }
 
 
-def workload(config=CONFIG, mesh_sizes=(1, 1, 1), **fields):
+def workload(model=MODEL, mesh_sizes=(1, 1, 1), **fields):
   sizes = {
     'train_rows': 8,
     'train_length': 16,
     'chunk': 4,
     'cache_rows': 8,
-    'cache_slots': 24,
+    'cache_columns': 24,
     **fields,
   }
   mesh_shape = dict(zip(sharding.AXES, mesh_sizes, strict=True))
-  return memory.Workload(config, mesh_shape, **sizes)
+  return memory.Workload(model, mesh_shape, **sizes)
 
 
 def held(tree):
@@ -57,42 +52,45 @@ def held(tree):
 
 
 @pytest.mark.parametrize(
-  'mesh_sizes, fields',
+  'mesh_sizes, model',
   [
-    *[(mesh_sizes, {}) for mesh_sizes in MESHES],
-    *itertools.product([(1, 1, 1), (2, 2, 2)], [UNTIED, ADAPTED]),
+    *[(mesh_sizes, MODEL) for mesh_sizes in MESHES],
+    *itertools.product(
+      [(1, 1, 1), (2, 2, 2)],
+      [MODEL.replace(**UNTIED), MODEL.replace(**ADAPTED), QWEN3],
+    ),
   ],
 )
-def test_arrays_are_as_large_as_predicted(mesh_sizes, fields):
-  config = dataclasses.replace(CONFIG, **fields)
+def test_arrays_are_as_large_as_predicted(mesh_sizes, model):
   devices = jax.devices()[: np.prod(mesh_sizes)]
   mesh = sharding.make_mesh(*mesh_sizes, devices=devices)
-  shapes = jax.eval_shape(lambda: qwen2.init_params(config, jax.random.key(0)))
-  params = jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), shapes)
-  trained, frozen = lora.split(params) if config.lora else (params, {})
+  params = jax.tree.map(
+    lambda x: np.zeros(x.shape, x.dtype), model.param_shapes()
+  )
+  trained, frozen = lora.split(params) if model.config.lora else (params, {})
   adam = optax.scale_by_adam().init(jax.tree.map(np.float32, trained))
 
   def placed(tree):
-    return jax.device_put(tree, sharding.param_shardings(mesh, tree, config))
+    return jax.device_put(tree, sharding.param_shardings(mesh, tree, model))
 
   with jax.set_mesh(mesh):
-    init_cache = jax.jit(qwen2.init_cache, static_argnums=(0, 1, 2))
-    cache = init_cache(config, 8, 24)
-    predicted = memory.predict(workload(config, mesh_sizes))
+    init_cache = jax.jit(Model.init_cache, static_argnums=(0, 1, 2))
+    cache = init_cache(model, 8, 24)
+    predicted = memory.predict(workload(model, mesh_sizes))
   assert predicted.params == held(placed(trained))
   assert predicted.frozen == held(placed(frozen))
   assert predicted.moments == held(placed((adam.mu, adam.nu)))
   assert predicted.cache == held((cache.k, cache.v))
-  assert predicted.reference == (0 if config.lora else predicted.params)
+  assert predicted.reference == (0 if model.config.lora else predicted.params)
 
 
 @pytest.mark.parametrize('fields', [{}, UNTIED, ADAPTED])
 def test_a_critic_is_as_large_as_predicted(fields):
   """Its own backbone or adapters, one column, their moments; no other head."""
-  config = dataclasses.replace(CONFIG, **fields)
-  params = jax.eval_shape(lambda: qwen2.init_params(config, jax.random.key(0)))
+  model = MODEL.replace(**fields)
+  params = model.param_shapes()
   backbone, head = jax.eval_shape(values.init_params, params)
-  trained = lora.split(backbone)[0] if config.lora else backbone
+  trained = lora.split(backbone)[0] if model.config.lora else backbone
   trained = {**trained, **head}
   moments = optax.scale_by_adam().init(jax.tree.map(jnp.zeros_like, trained))
   moments = jax.tree.map(lambda x: x.astype('float32'), moments)
@@ -100,8 +98,8 @@ def test_a_critic_is_as_large_as_predicted(fields):
     x.nbytes if hasattr(x, 'nbytes') else x.size * x.dtype.itemsize
     for x in jax.tree.leaves((trained, moments.mu, moments.nu))
   )
-  plain = memory.predict(workload(config))
-  found = memory.predict(workload(config, critic=True))
+  plain = memory.predict(workload(model))
+  found = memory.predict(workload(model, critic=True))
   assert found.critic == expected and plain.critic == 0
   assert found.resident == plain.resident + expected
   assert found.training == plain.training + expected
@@ -109,10 +107,10 @@ def test_a_critic_is_as_large_as_predicted(fields):
 
 
 def test_types_of_moments_and_of_the_sampler():
-  config = dataclasses.replace(CONFIG, dtype='bfloat16')
-  exact = memory.predict(workload(config))
+  model = MODEL.replace(dtype='bfloat16')
+  exact = memory.predict(workload(model))
   small = memory.predict(
-    workload(config, moments_dtype='bfloat16', sampler_copy=True)
+    workload(model, moments_dtype='bfloat16', sampler_copy=True)
   )
   assert exact.moments == 2 * exact.params
   assert small.moments == small.params
@@ -126,7 +124,7 @@ def compiled_work(fn, *shapes):
 
 
 # Large enough that what grows with the tokens outweighs everything else.
-DEEP = qwen2.Config(64, 128, 512, 10, 8, 2, 16, dtype='float32')
+DEEP = small_model(64, 128, 512, 10, 8, 2, 16, cache_dtype='bfloat16')
 # Without remat XLA also keeps scores of the plain attention twice, at times.
 BANDS = {'none': (0.6, 1.1), 'dots': (0.9, 1.25), 'full': (0.85, 1.25)}
 
@@ -134,17 +132,15 @@ BANDS = {'none': (0.6, 1.1), 'dots': (0.9, 1.25), 'full': (0.85, 1.25)}
 @pytest.mark.parametrize('remat', BANDS)
 @pytest.mark.parametrize('length', [64, 256])
 def test_backward_pass_needs_what_is_predicted(remat, length):
-  config = dataclasses.replace(DEEP, remat=remat)
-  params = jax.eval_shape(lambda: qwen2.init_params(config, jax.random.key(0)))
+  model = DEEP.replace(remat=remat)
+  params = model.param_shapes()
   tokens = jax.ShapeDtypeStruct((4, length), jnp.int32)
 
   def loss(params, tokens):
-    return jnp.mean(qwen2.forward(config, params, tokens) ** 2)
+    return jnp.mean(model.forward(params, tokens) ** 2)
 
   actual = compiled_work(jax.grad(loss), params, tokens)
-  predicted = memory.predict(
-    workload(config, train_rows=4, train_length=length)
-  )
+  predicted = memory.predict(workload(model, train_rows=4, train_length=length))
   low, high = BANDS[remat]
   assert low < (predicted.activations + predicted.block) / actual < high
 
@@ -152,48 +148,48 @@ def test_backward_pass_needs_what_is_predicted(remat, length):
 @pytest.mark.parametrize('dtype', ['float32', 'bfloat16'])
 @pytest.mark.parametrize('chunk', [8, 64])
 def test_chunks_of_logits_need_what_is_predicted(dtype, chunk):
-  config = dataclasses.replace(CONFIG, vocab_size=8192, width=32, dtype=dtype)
+  model = MODEL.replace(vocab_size=8192, width=32, dtype=dtype)
   rows, length = 4, 128
-  params = jax.eval_shape(lambda: qwen2.init_params(config, jax.random.key(0)))
+  params = model.param_shapes()
   hidden = jax.ShapeDtypeStruct((length // chunk, rows * chunk, 32), dtype)
 
   def loss(params, hidden):
     @functools.partial(jax.checkpoint, prevent_cse=False)
     def score(hidden):
-      log_probs = jax.nn.log_softmax(qwen2.logits(config, params, hidden))
+      log_probs = jax.nn.log_softmax(model.logits(params, hidden))
       entropy = -jnp.sum(jnp.exp(log_probs) * log_probs, axis=-1)
-      own = jnp.arange(config.vocab_size) == 7
+      own = jnp.arange(model.config.vocab_size) == 7
       return jnp.sum(jnp.where(own, log_probs, 0), axis=-1) + entropy
 
     return jnp.sum(jax.lax.map(score, hidden))
 
   actual = compiled_work(jax.grad(loss), params, hidden)
-  predicted = memory.predict(workload(config, train_rows=rows, chunk=chunk))
+  predicted = memory.predict(workload(model, train_rows=rows, chunk=chunk))
   assert 0.8 < predicted.logits / actual < 1.25
 
 
 def test_a_chunk_needs_the_part_of_the_cache_that_it_works_on():
   """Where the rows are short, it is cut out of the cache."""
-  config = qwen2.float32(qwen2.Config(64, 64, 128, 10, 4, 2, 16))
-  plan = decode.DecodeShapes(
-    slots=8, max_reply=64, prompt_buckets=(512, 1024), prefill_buckets=(1,),
+  model = small_model(64, 64, 128, 10, 4, 2, 16)
+  shapes = decode.DecodeShapes(
+    rows=8, max_reply=64, prompt_buckets=(512, 1024), prefill_buckets=(1,),
     max_choices=0, chunk=4, prefill_rows=1, end_id=1, pad_id=0,
   )  # fmt: skip
-  params = jax.eval_shape(lambda: qwen2.init_params(config, jax.random.key(0)))
-  advance = functools.partial(
-    decode.advance.__wrapped__, config=config, method=Sampling(),
-    span=plan.spans[0], chunk=4, end_id=1,
+  params = model.param_shapes()
+  chunk = functools.partial(
+    decode.decode_chunk.__wrapped__, model=model, method=Sampling(),
+    span=shapes.spans[0], chunk=4, end_id=1,
   )  # fmt: skip
-  state = jax.eval_shape(lambda: decode.empty(config, plan))
-  program = jax.jit(advance, donate_argnums=0).lower(state, params, 1.0)
+  state = jax.eval_shape(lambda: decode.init_state(model, shapes))
+  program = jax.jit(chunk, donate_argnums=0).lower(state, params, 1.0)
   actual = program.compile(compiler_options=FEW_PASSES).memory_analysis()
-  assert decode.copied_columns(config, plan) == plan.spans[0]
+  assert shapes.copied_columns == shapes.spans[0]
   predicted = memory.predict(
     workload(
-      config,
-      cache_rows=plan.slots,
-      cache_slots=plan.columns,
-      cache_part=decode.copied_columns(config, plan),
+      model,
+      cache_rows=shapes.rows,
+      cache_columns=shapes.columns,
+      cache_part=shapes.copied_columns,
     )
   )
   ratio = actual.temp_size_in_bytes / predicted.sampling
@@ -213,8 +209,7 @@ def test_activations_are_split_as_rows_and_heads_are():
 
 def test_each_remat_policy_keeps_less_than_the_one_before():
   kept = [
-    memory.predict(workload(dataclasses.replace(CONFIG, remat=name)))
-    for name in qwen2.REMAT
+    memory.predict(workload(MODEL.replace(remat=name))) for name in POLICIES
   ]
   sizes = [m.activations for m in kept]
   assert sizes == sorted(sizes, reverse=True)
@@ -250,12 +245,12 @@ def test_what_fits_is_returned():
 
 
 LARGE = workload(
-  dataclasses.replace(qwen2.CONFIGS['1.5b'], attention='plain'),
+  registry.preset('1.5b', attention='plain'),
   train_rows=8,
   train_length=1024,
   chunk=256,
   cache_rows=64,
-  cache_slots=2048,
+  cache_columns=2048,
 )
 
 
@@ -266,9 +261,9 @@ def test_each_cure_that_is_named_cures():
   text = str(caught.value)
   assert 'expected at most the 75.000 GiB' in text
   assert "remat='dots'; train_rows=4 instead of 8; mesh.fsdp=2" in text
-  config = dataclasses.replace(LARGE.config, remat='dots')
+  model = LARGE.model.replace(remat='dots')
   for change in (
-    {'config': config},
+    {'model': model},
     {'train_rows': 4},
     {'mesh_shape': {**LARGE.mesh_shape, 'fsdp': 2}},
   ):

@@ -1,7 +1,6 @@
 """Split over any mesh, the model computes what it computes on one device."""
 
 import contextlib
-import dataclasses
 import functools
 import re
 import threading
@@ -14,26 +13,20 @@ import pytest
 from jax.sharding import NamedSharding, PartitionSpec
 
 from hgpo_jax import types
-from hgpo_jax.model import qwen2, sharding
+from hgpo_jax.model import sharding
 from hgpo_jax.model.cache import KVCache
+from hgpo_jax.model.interface import Model
+from hgpo_jax.model.lora import Lora
+from tests.small_decoder import small_model
 
-CONFIG = qwen2.Config(
-  vocab_size=64,
-  width=16,
-  ff_width=32,
-  num_layers=3,
-  num_heads=8,
-  num_kv_heads=2,
-  head_dim=4,
-  dtype='float32',
-  cache_dtype='float32',
+MODEL = small_model(64, 16, 32, 3, 8, 2, 4)
+UNTIED = MODEL.replace(tied_head=False)
+ADAPTED = MODEL.replace(
+  lora=Lora(rank=2, alpha=4.0, targets=('k_proj', 'down_proj'))
 )
-UNTIED = dataclasses.replace(CONFIG, tied_head=False)
-ADAPTED = dataclasses.replace(
-  CONFIG, lora=qwen2.Lora(rank=2, alpha=4.0, targets=('k_proj', 'down_proj'))
-)
+QWEN3 = small_model(64, 16, 32, 3, 8, 2, 4, architecture='qwen3')
 B, L = 8, 9
-PROMPT, NEW, SLOTS = 5, 6, 13  # tokens; no size of the model divides SLOTS
+PROMPT, NEW, COLUMNS = 5, 6, 13  # tokens; no size of the model divides 13
 FEW = [
   (8, 1, 1),
   (1, 8, 1),
@@ -45,12 +38,12 @@ FEW = [
 ]
 MORE = [(1, 4, 2), (4, 1, 2), (2, 4, 1)]  # with FEW: all of 8 devices
 CASES = [
-  *[(CONFIG, mesh) for mesh in FEW],
-  *[pytest.param((CONFIG, mesh), marks=pytest.mark.slow) for mesh in MORE],
-  *[(config, (2, 2, 2)) for config in (UNTIED, ADAPTED)],
+  *[(MODEL, mesh) for mesh in FEW],
+  *[pytest.param((MODEL, mesh), marks=pytest.mark.slow) for mesh in MORE],
+  *[(model, (2, 2, 2)) for model in (UNTIED, ADAPTED, QWEN3)],
   *[
-    pytest.param((config, (1, 2, 4)), marks=pytest.mark.slow)
-    for config in (UNTIED, ADAPTED)
+    pytest.param((model, (1, 2, 4)), marks=pytest.mark.slow)
+    for model in (UNTIED, ADAPTED, QWEN3)
   ],
 ]
 TRAFFIC = ('all-gather', 'all-reduce', 'all-to-all', 'collective-permute')
@@ -70,35 +63,37 @@ jit = functools.partial(
 
 
 def name(case):
-  config, mesh = case
-  kind = {CONFIG: 'tied', UNTIED: 'untied', ADAPTED: 'lora'}[config]
+  model, mesh = case
+  kind = {MODEL: 'tied', UNTIED: 'untied', ADAPTED: 'lora', QWEN3: 'qwen3'}[
+    model
+  ]
   return f'{kind}-{"x".join(map(str, mesh))}'
 
 
 @functools.cache
-def random_params(config):
+def random_params(model):
   """Larger than at initialisation, biases and adapters too."""
-  shapes = jax.eval_shape(lambda: qwen2.init_params(config, jax.random.key(0)))
   rng = np.random.default_rng(0)
   return jax.tree.map(
-    lambda x: rng.normal(0, 0.2, x.shape).astype(x.dtype), shapes
+    lambda x: rng.normal(0, 0.2, x.shape).astype(x.dtype),
+    model.param_shapes(),
   )
 
 
 def random_tokens():
   rng = np.random.default_rng(1)
-  return rng.integers(0, CONFIG.vocab_size, (B, L), dtype=np.int32)
+  return rng.integers(0, MODEL.config.vocab_size, (B, L), dtype=np.int32)
 
 
-def loss_fn(params, config, tokens):
-  hidden = qwen2.forward(config, params, tokens)
-  log_probs = jax.nn.log_softmax(qwen2.logits(config, params, hidden[:, :-1]))
+def loss_fn(params, model, tokens):
+  hidden = model.forward(params, tokens)
+  log_probs = jax.nn.log_softmax(model.logits(params, hidden[:, :-1]))
   return -jnp.mean(jnp.take_along_axis(log_probs, tokens[:, 1:, None], -1))
 
 
-@functools.partial(jit, static_argnames='config')
-def gradient(config, params, tokens):
-  return jax.value_and_grad(loss_fn)(params, config, tokens)
+@functools.partial(jit, static_argnames='model')
+def gradient(model, params, tokens):
+  return jax.value_and_grad(loss_fn)(params, model, tokens)
 
 
 @jit
@@ -107,32 +102,32 @@ def update(params, opt_state, grads):
   return optax.apply_updates(params, updates), opt_state
 
 
-@functools.partial(jit, static_argnames='config')
-def start(config, params, prompts, lengths):
+@functools.partial(jit, static_argnames='model')
+def start(model, params, prompts, lengths):
   """Prompts -> their next tokens `[B]` and a cache with room for more."""
-  hidden, read = qwen2.prefill(config, params, prompts, lengths)
-  room = qwen2.init_cache(config, B, SLOTS)
+  hidden, read = model.prefill(params, prompts, lengths)
+  room = model.init_cache(B, COLUMNS)
   k = room.k.at[..., :PROMPT].set(read.k)
   v = room.v.at[..., :PROMPT, :].set(read.v)
-  return greedy(config, params, hidden), KVCache(k, v, lengths)
+  return greedy(model, params, hidden), KVCache(k, v, lengths)
 
 
-@functools.partial(jit, static_argnames='config', donate_argnames='cache')
-def decode(config, params, tokens, cache):
-  hidden, cache = qwen2.decode(config, params, tokens, cache)
-  return greedy(config, params, hidden), cache
+@functools.partial(jit, static_argnames='model', donate_argnames='cache')
+def decode(model, params, tokens, cache):
+  hidden, cache = model.decode(params, tokens, cache)
+  return greedy(model, params, hidden), cache
 
 
-def greedy(config, params, hidden):
-  return jnp.argmax(qwen2.logits(config, params, hidden), axis=-1)
+def greedy(model, params, hidden):
+  return jnp.argmax(model.logits(params, hidden), axis=-1)
 
 
-def generate(config, params, prompts, lengths):
+def generate(model, params, prompts, lengths):
   """Prompts -> `[B, NEW]` tokens, and the cache that was filled."""
-  tokens, cache = start(config, params, prompts, lengths)
+  tokens, cache = start(model, params, prompts, lengths)
   out = [tokens]
   for _ in range(NEW - 1):
-    tokens, cache = decode(config, params, tokens, cache)
+    tokens, cache = decode(model, params, tokens, cache)
     out.append(tokens)
   return np.stack(out, axis=1), cache
 
@@ -142,23 +137,23 @@ def random_prompts():
 
 
 @functools.cache
-def single(config):
+def single(model):
   """What one device computes: loss and gradients, and greedy tokens."""
-  params = random_params(config)
-  tokens, _ = generate(config, params, *random_prompts())
-  return gradient(config, params, random_tokens()), tokens
+  params = random_params(model)
+  tokens, _ = generate(model, params, *random_prompts())
+  return gradient(model, params, random_tokens()), tokens
 
 
 @contextlib.contextmanager
-def placed(config, mesh_sizes):
+def placed(model, mesh_sizes):
   """A mesh that is meant, and the params on it."""
   mesh = sharding.make_mesh(*mesh_sizes)
   with jax.set_mesh(mesh):
-    yield mesh, place(mesh, random_params(config), config)
+    yield mesh, place(mesh, random_params(model), model)
 
 
-def place(mesh, tree, config=CONFIG):
-  return jax.device_put(tree, sharding.param_shardings(mesh, tree, config))
+def place(mesh, tree, model=MODEL):
+  return jax.device_put(tree, sharding.param_shardings(mesh, tree, model))
 
 
 def place_rows(mesh, *arrays):
@@ -185,36 +180,38 @@ def assert_trees_close(actual, expected, **tolerance):
 
 @pytest.mark.parametrize('case', CASES, ids=name)
 def test_loss_and_gradients_equal_single_device(case):
-  config, mesh_sizes = case
-  with placed(config, mesh_sizes) as (mesh, params):
-    loss, grads = gradient(config, params, *place_rows(mesh, random_tokens()))
-  (expected_loss, expected), _ = single(config)
+  model, mesh_sizes = case
+  with placed(model, mesh_sizes) as (mesh, params):
+    loss, grads = gradient(model, params, *place_rows(mesh, random_tokens()))
+  (expected_loss, expected), _ = single(model)
   np.testing.assert_allclose(loss, expected_loss, rtol=1e-5)
   assert_trees_close(grads, expected, atol=1e-5, rtol=1e-4)
 
 
 @pytest.mark.parametrize('case', CASES, ids=name)
 def test_greedy_tokens_equal_single_device(case):
-  config, mesh_sizes = case
-  with placed(config, mesh_sizes) as (mesh, params):
+  model, mesh_sizes = case
+  with placed(model, mesh_sizes) as (mesh, params):
     tokens, cache = generate(
-      config, params, *place_rows(mesh, *random_prompts())
+      model, params, *place_rows(mesh, *random_prompts())
     )
-  np.testing.assert_array_equal(tokens, single(config)[1])
+  np.testing.assert_array_equal(tokens, single(model)[1])
   data, fsdp, tensor = mesh_sizes
-  heads = max(1, CONFIG.num_kv_heads // tensor)  # copied rather than split
+  heads = max(
+    1, MODEL.config.num_kv_heads // tensor
+  )  # copied rather than split
   rows = B // (data * fsdp)
-  assert part(cache.k) == (CONFIG.num_layers, rows, heads, 4, SLOTS)
-  assert part(cache.v) == (CONFIG.num_layers, rows, heads, SLOTS, 4)
+  assert part(cache.k) == (MODEL.config.num_layers, rows, heads, 4, COLUMNS)
+  assert part(cache.v) == (MODEL.config.num_layers, rows, heads, COLUMNS, 4)
 
 
 def test_adamw_step_equals_single_device():
-  start = random_params(CONFIG)
-  _, grads = gradient(CONFIG, start, random_tokens())
+  start = random_params(MODEL)
+  _, grads = gradient(MODEL, start, random_tokens())
   moments = jax.device_get(ADAMW.init(start))
   expected = update(start, moments, grads)
-  with placed(CONFIG, (2, 2, 2)) as (mesh, params):
-    _, grads = gradient(CONFIG, params, *place_rows(mesh, random_tokens()))
+  with placed(MODEL, (2, 2, 2)) as (mesh, params):
+    _, grads = gradient(MODEL, params, *place_rows(mesh, random_tokens()))
     actual = update(params, place(mesh, moments), grads)
   assert_trees_close(actual, expected, atol=1e-5)
   moved = jax.tree.map(lambda a, b: np.max(np.abs(a - b)), expected[0], start)
@@ -224,22 +221,22 @@ def test_adamw_step_equals_single_device():
 
 @pytest.mark.parametrize('mesh_sizes', [(1, 2, 4), (2, 2, 2), (1, 1, 8)])
 def test_decode_moves_no_cache_between_devices(mesh_sizes):
-  with placed(CONFIG, mesh_sizes) as (mesh, params):
+  with placed(MODEL, mesh_sizes) as (mesh, params):
     prompts = place_rows(mesh, *random_prompts())
-    tokens, cache = start(CONFIG, params, *prompts)
-    program = decode.lower(CONFIG, params, tokens, cache).compile().as_text()
+    tokens, cache = start(MODEL, params, *prompts)
+    program = decode.lower(MODEL, params, tokens, cache).compile().as_text()
   moved = re.findall(rf'= (.*) (?:{"|".join(TRAFFIC)})\(', program)
   sizes = {int(n) for m in moved for n in re.findall(r'(?<=[\[,])\d+', m)}
   assert sizes  # there is traffic, of single tokens
-  assert not [n for n in sizes if n and n % SLOTS == 0], moved
+  assert not [n for n in sizes if n and n % COLUMNS == 0], moved
 
 
 def test_empty_cache_is_split_at_once():
-  with placed(CONFIG, (2, 2, 2)):
-    make = jax.jit(qwen2.init_cache, static_argnums=(0, 1, 2))
-    cache = make(CONFIG, B, SLOTS)
-  assert part(cache.k) == (3, 2, 1, 4, SLOTS)
-  assert part(cache.v) == (3, 2, 1, SLOTS, 4)
+  with placed(MODEL, (2, 2, 2)):
+    make = jax.jit(Model.init_cache, static_argnums=(0, 1, 2))
+    cache = make(MODEL, B, COLUMNS)
+  assert part(cache.k) == (3, 2, 1, 4, COLUMNS)
+  assert part(cache.v) == (3, 2, 1, COLUMNS, 4)
   assert part(cache.length) == (2,)
 
 
@@ -265,13 +262,13 @@ def test_params_and_moments_are_split():
   assert adam.count.sharding == NamedSharding(mesh, PartitionSpec())
 
 
-def specs(tree, config=CONFIG, **mesh_shape):
+def specs(tree, model=MODEL, **mesh_shape):
   mesh_shape = {'data': 1, 'fsdp': 1, 'tensor': 1, **mesh_shape}
-  return sharding.param_specs(mesh_shape, tree, config)
+  return sharding.param_specs(mesh_shape, tree, model)
 
 
 def test_key_heads_are_never_cut():
-  tree = random_params(CONFIG)['layers']['attention']
+  tree = random_params(MODEL)['layers']['attention']
   stacked = {'layers': tree}
   two = specs(stacked, tensor=2)['layers']
   assert two['k_proj']['kernel'] == PartitionSpec(None, None, ('tensor',))
@@ -298,15 +295,15 @@ def test_rows_are_split_over_data_and_fsdp():
 
 
 def test_heads_that_tensor_does_not_divide_are_refused():
-  config = dataclasses.replace(CONFIG, num_heads=6)
+  model = MODEL.replace(num_heads=6)
   with pytest.raises(types.ConfigError, match=r'tensor=4.*6 .*\[1, 2, 3, 6\]'):
-    specs({}, config, tensor=4)
-  specs({}, config, tensor=3)
+    specs({}, model, tensor=4)
+  specs({}, model, tensor=3)
 
 
 def test_unknown_param_is_named():
   tree = {'layers': {'mystery': jax.ShapeDtypeStruct((3, 4), jnp.float32)}}
-  with pytest.raises(ValueError, match='layers/mystery.*PARAM_AXES'):
+  with pytest.raises(ValueError, match='layers/mystery.*param_axes'):
     specs(tree)
 
 

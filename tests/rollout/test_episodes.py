@@ -14,12 +14,12 @@ from envs import agent, inline
 from envs.base import Task, UnknownTask
 from envs.serving import local
 from envs.toy import GuessWorld
-from hgpo_jax.model import qwen2
 from hgpo_jax.rollout.episodes import Collector, Schedule
 from hgpo_jax.sampler.batcher import Batcher, Reply
 from hgpo_jax.sampler.decode import DecodeShapes
 from hgpo_jax.sampler.sampling import Sampling
 from hgpo_jax.train.compilations import Compilations
+from tests.small_decoder import small_model
 
 WORDS = ('left', 'right', 'up')
 
@@ -181,13 +181,12 @@ def actions(trajectory):
 
 # ---- schedules --------------------------------------------------------------
 
-CONFIG = qwen2.float32(qwen2.Config(128, 16, 32, 2, 4, 2, 4))
+MODEL = small_model(128, 16, 32, 2, 4, 2, 4)
 
 
 @pytest.fixture(scope='module')
 def params():
-  init = jax.jit(qwen2.init_params, static_argnums=0)
-  params = init(CONFIG, jax.random.key(0))
+  params = jax.jit(MODEL.init)(jax.random.key(0))
   return jax.tree.map(lambda a: a * 10 if a.ndim > 1 else a, params)
 
 
@@ -202,8 +201,8 @@ def walk(
   tasks=tuple(i // 2 for i in range(30)),
 ):
   """Plays walks with a real policy, which is drawn at random."""
-  plan = DecodeShapes(
-    slots=slots,
+  shapes = DecodeShapes(
+    rows=slots,
     max_reply=6,
     prompt_buckets=(12,),
     prefill_buckets=(8,),
@@ -213,7 +212,7 @@ def walk(
     end_id=0,
     pad_id=0,
   )
-  policy = Batcher(CONFIG, plan, Sampling(), params, jax.random.key(5))
+  policy = Batcher(MODEL, shapes, Sampling(), params, jax.random.key(5))
   envs = step_envs or Walks()
   return collect(envs, Plain(), Letters(), policy, tasks, schedule)
 

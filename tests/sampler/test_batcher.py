@@ -1,4 +1,4 @@
-"""The slots: nobody is lost, nothing is read twice, little is compiled."""
+"""No request is lost, nothing is read twice, little is compiled."""
 
 import dataclasses
 
@@ -11,12 +11,12 @@ from hgpo_jax.sampler.batcher import Batcher, RequestId
 from hgpo_jax.sampler.decode import DecodeShapes
 from hgpo_jax.sampler.sampling import Sampling
 from hgpo_jax.train.compilations import Compilations
-from tests.small_decoder import CONFIG, END, PLAN, R, random_prompts
+from tests.small_decoder import END, MODEL, SHAPES, R, random_prompts
 
 
-def make(params, plan=PLAN, sampling=None, counts=None):
+def make(params, shapes=SHAPES, sampling=None, counts=None):
   key = jax.random.key(1)
-  return Batcher(CONFIG, plan, sampling or Sampling(), params, key, counts)
+  return Batcher(MODEL, shapes, sampling or Sampling(), params, key, counts)
 
 
 def test_requests_come_and_go_at_any_time(params):
@@ -28,14 +28,14 @@ def test_requests_come_and_go_at_any_time(params):
   expected = together.drain()
   rng = np.random.default_rng(0)
   queue = list(enumerate(prompts))
-  slots, replies = make(params), []
-  while queue or slots.busy:
-    slots.start()
+  batcher, replies = make(params), []
+  while queue or batcher.busy:
+    batcher.start()
     for _ in range(min(rng.integers(4), len(queue))):
       i, prompt = queue.pop()
-      slots.submit(RequestId(i, i % 3), prompt)
-    slots.start()  # of no effect while a chunk is under way
-    replies += slots.finished()
+      batcher.submit(RequestId(i, i % 3), prompt)
+    batcher.start()  # of no effect while a chunk is under way
+    replies += batcher.finished()
   assert sorted(r.request_id for r in replies) == sorted(expected)
   for reply in replies:
     np.testing.assert_array_equal(
@@ -44,12 +44,12 @@ def test_requests_come_and_go_at_any_time(params):
 
 
 def test_equal_prompts_are_read_once(params):
-  slots = make(params)
+  batcher = make(params)
   first, second = [5, 6, 7, 8], [5, 6, 7, 9]
   for i, prompt in enumerate([first, first, second, first]):
-    slots.submit(RequestId(i, 0), prompt)
-  replies = slots.drain()
-  assert (slots.counts.prompts, slots.counts.prefilled) == (4, 2)
+    batcher.submit(RequestId(i, 0), prompt)
+  replies = batcher.drain()
+  assert (batcher.counts.prompts, batcher.counts.prefilled) == (4, 2)
   for i, prompt in enumerate([first, first, second, first]):
     alone = make(params)
     alone.submit(RequestId(i, 0), prompt)
@@ -60,70 +60,72 @@ def test_equal_prompts_are_read_once(params):
 
 def test_a_free_slot_is_used_while_others_decode(params):
   """A short reply makes room for the next request before a long one ends."""
-  plan = dataclasses.replace(PLAN, chunk=1, prefill_rows=1)
-  slots = make(params, plan)
+  shapes = dataclasses.replace(SHAPES, chunk=1, prefill_rows=1)
+  batcher = make(params, shapes)
   for i in range(3):
-    slots.submit(RequestId(i, 0), [4, 5], [[3, 3, 3, 3, END]])
+    batcher.submit(RequestId(i, 0), [4, 5], [[3, 3, 3, 3, END]])
   for i in range(3, 5):
-    slots.submit(RequestId(i, 0), [6, 7], [[END]])
+    batcher.submit(RequestId(i, 0), [6, 7], [[END]])
   order = []
-  while slots.busy:
-    slots.start()
-    order += [r.request_id.episode for r in slots.finished()]
+  while batcher.busy:
+    batcher.start()
+    order += [r.request_id.episode for r in batcher.finished()]
   assert order == [3, 4, 0, 1, 2]
 
 
 def test_few_prompts_wait_for_more_while_others_decode(params):
-  plan = dataclasses.replace(PLAN, chunk=1, prefill_rows=3)
-  slots = make(params, plan)
+  shapes = dataclasses.replace(SHAPES, chunk=1, prefill_rows=3)
+  batcher = make(params, shapes)
   long = [[3, 3, 3, 3, END]]
-  slots.submit(RequestId(0, 0), [4, 5], long)
-  slots.submit(RequestId(1, 0), [4, 5], long)
-  slots.start()
-  slots.submit(RequestId(2, 0), [6, 7])  # 1 of 3: not even half of them
-  slots.finished()
-  slots.start()
-  assert slots.counts.prompts == 2
-  slots.submit(RequestId(3, 0), [6, 7])
-  slots.finished()
-  slots.start()
-  assert slots.counts.prompts == 4
-  assert len(slots.finished() + list(slots.drain().values())) == 4
+  batcher.submit(RequestId(0, 0), [4, 5], long)
+  batcher.submit(RequestId(1, 0), [4, 5], long)
+  batcher.start()
+  batcher.submit(RequestId(2, 0), [6, 7])  # 1 of 3: not even half of them
+  batcher.finished()
+  batcher.start()
+  assert batcher.counts.prompts == 2
+  batcher.submit(RequestId(3, 0), [6, 7])
+  batcher.finished()
+  batcher.start()
+  assert batcher.counts.prompts == 4
+  assert len(batcher.finished() + list(batcher.drain().values())) == 4
 
 
 def test_a_limit_ends_a_reply(params):
-  slots = make(params)
+  batcher = make(params)
   for i in range(8):
-    slots.submit(RequestId(i, 0), [5, 6], [[3, 3, 3, 3, END]], limit=i or None)
-  sizes = [r.tokens.size for _, r in sorted(slots.drain().items())]
+    batcher.submit(
+      RequestId(i, 0), [5, 6], [[3, 3, 3, 3, END]], limit=i or None
+    )
+  sizes = [r.tokens.size for _, r in sorted(batcher.drain().items())]
   assert sizes == [R, 1, 2, 3, 4, R, R, R]
-  assert slots.counts.tokens == sum(sizes)
+  assert batcher.counts.tokens == sum(sizes)
 
 
 def test_compilations_are_bounded_and_shared(params):
-  plan = dataclasses.replace(
-    PLAN, prompt_buckets=(7, 15), prefill_buckets=(4,), max_choices=0
+  shapes = dataclasses.replace(
+    SHAPES, prompt_buckets=(7, 15), prefill_buckets=(4,), max_choices=0
   )
   counts = batcher_lib.Counts()
   seen = []
-  make(params, plan)  # its key and its empty slots
+  make(params, shapes)  # its key and its empty rows
   with Compilations() as compilations:
     for round_ in range(8):
-      slots = make(params, plan, Sampling(1.0 / (1 + round_)), counts)
+      batcher = make(params, shapes, Sampling(1.0 / (1 + round_)), counts)
       for i, prompt in enumerate(random_prompts(9, round_, longest=15)):
-        slots.submit(RequestId(i, 0), prompt)
-      slots.drain()
+        batcher.submit(RequestId(i, 0), prompt)
+      batcher.drain()
       seen.append(compilations.count)
-  assert plan.max_shapes(1) == 2 * 1 + 2
-  assert seen[-1] == len(counts.shapes) <= plan.max_shapes(1)
+  assert shapes.max_shapes(1) == 2 * 1 + 2
+  assert seen[-1] == len(counts.shapes) <= shapes.max_shapes(1)
   assert seen[3] == seen[-1]
 
 
 def test_long_prompts_lose_their_first_tokens(params):
-  slots, prompt = make(params), list(range(2, 22))
-  slots.submit(RequestId(0, 0), prompt)
-  long = slots.drain()[RequestId(0, 0)]
-  assert slots.counts.truncated == 1
+  batcher, prompt = make(params), list(range(2, 22))
+  batcher.submit(RequestId(0, 0), prompt)
+  long = batcher.drain()[RequestId(0, 0)]
+  assert batcher.counts.truncated == 1
   assert long.prompt.tolist() == prompt[-8:]  # what was really read
   again = make(params)
   again.submit(RequestId(0, 0), prompt[-8:])
@@ -133,23 +135,23 @@ def test_long_prompts_lose_their_first_tokens(params):
 
 
 def test_misfit_requests_are_refused(params):
-  slots, request_id = make(params), RequestId(0, 0)
+  batcher, request_id = make(params), RequestId(0, 0)
   with pytest.raises(ValueError, match='empty'):
-    slots.submit(request_id, [])
+    batcher.submit(request_id, [])
   with pytest.raises(ValueError, match='max_reply=5'):
-    slots.submit(request_id, [3], [[2, 3, 4, 5, 6, END]])
+    batcher.submit(request_id, [3], [[2, 3, 4, 5, 6, END]])
   with pytest.raises(ValueError, match='end_id=1'):
-    slots.submit(request_id, [3], [[2, 3]])
+    batcher.submit(request_id, [3], [[2, 3]])
   with pytest.raises(ValueError, match='choice_buckets'):
-    slots.submit(request_id, [3], [[2, END]] * 5)
-  assert not slots.busy
+    batcher.submit(request_id, [3], [[2, END]] * 5)
+  assert not batcher.busy
 
 
-def test_impossible_plans_are_refused():
+def test_impossible_shapes_are_refused():
   with pytest.raises(ValueError, match='chunk=0'):
-    dataclasses.replace(PLAN, chunk=0)
+    dataclasses.replace(SHAPES, chunk=0)
   with pytest.raises(ValueError, match='prompt_buckets'):
-    dataclasses.replace(PLAN, prompt_buckets=())
+    dataclasses.replace(SHAPES, prompt_buckets=())
   assert (
-    DecodeShapes(**{**vars(PLAN), 'prompt_buckets': (9, 2)}).columns == 9 + R
+    DecodeShapes(**{**vars(SHAPES), 'prompt_buckets': (9, 2)}).columns == 9 + R
   )

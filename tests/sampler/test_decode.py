@@ -7,11 +7,17 @@ import jax
 import numpy as np
 import pytest
 
-from hgpo_jax.model import qwen2
 from hgpo_jax.sampler import decode, sampling
 from hgpo_jax.sampler.batcher import Batcher, RequestId
 from hgpo_jax.sampler.sampling import Sampling
-from tests.small_decoder import CONFIG, END, PLAN, R, random_prompts
+from tests.small_decoder import (
+  END,
+  MODEL,
+  SHAPES,
+  R,
+  random_prompts,
+  small_model,
+)
 
 
 def answer(
@@ -19,17 +25,17 @@ def answer(
   prompts,
   method=None,
   *,
-  plan=PLAN,
+  shapes=SHAPES,
   seed=1,
   choices=None,
-  config=CONFIG,
+  model=MODEL,
 ):
   """Replies in the order of the prompts; episode i says turn 0."""
   method = method or Sampling()
-  slots = Batcher(config, plan, method, params, jax.random.key(seed))
+  batcher = Batcher(model, shapes, method, params, jax.random.key(seed))
   for i, prompt in enumerate(prompts):
-    slots.submit(RequestId(i, 0), prompt, choices[i] if choices else ())
-  replies = slots.drain()
+    batcher.submit(RequestId(i, 0), prompt, choices[i] if choices else ())
+  replies = batcher.drain()
   return [replies[RequestId(i, 0)] for i in range(len(prompts))]
 
 
@@ -40,18 +46,18 @@ def assert_same(actual, expected, atol=0.0):
 
 
 @functools.partial(jax.jit, static_argnums=0)
-def next_log_probs(config, params, tokens, last):
-  hidden = qwen2.forward(config, params, tokens)[0, last]
-  return jax.nn.log_softmax(qwen2.logits(config, params, hidden))
+def next_log_probs(model, params, tokens, last):
+  hidden = model.forward(params, tokens)[0, last]
+  return jax.nn.log_softmax(model.logits(params, hidden))
 
 
-def slow_loop(params, prompt, choose, config=CONFIG, columns=16):
+def slow_loop(params, prompt, choose, model=MODEL, columns=16):
   """One full forward per token, without cache, chunks or other rows."""
   tokens, reply, log_probs = list(prompt), [], []
   while len(reply) < R and END not in reply:
     padded = np.zeros((1, columns), np.int32)
     padded[0, : len(tokens)] = tokens
-    scores = next_log_probs(config, params, padded, len(tokens) - 1)
+    scores = next_log_probs(model, params, padded, len(tokens) - 1)
     token = int(choose(scores, len(reply)))
     log_probs.append(float(scores[token]))
     reply.append(token)
@@ -118,12 +124,12 @@ def test_rows_do_not_see_each_other(params):
   prompts = random_prompts(4)
   alone = answer(params, prompts)
   others = random_prompts(12, seed=5)
-  slots = Batcher(CONFIG, PLAN, Sampling(), params, jax.random.key(1))
+  batcher = Batcher(MODEL, SHAPES, Sampling(), params, jax.random.key(1))
   for i, other in enumerate(others):
-    slots.submit(RequestId(100 + i, 0), other)
+    batcher.submit(RequestId(100 + i, 0), other)
     if i % 3 == 0:  # in other places, and among other neighbours
-      slots.submit(RequestId(i // 3, 0), prompts[i // 3])
-  replies = slots.drain()
+      batcher.submit(RequestId(i // 3, 0), prompts[i // 3])
+  replies = batcher.drain()
   assert len(replies) == 16
   assert_same([replies[RequestId(i, 0)] for i in range(4)], alone)
 
@@ -133,13 +139,13 @@ def test_rows_do_not_see_each_other(params):
   [
     {'prompt_buckets': (4, 16), 'max_choices': 0},
     {'chunk': 1},
-    {'slots': 3, 'prefill_buckets': (2,), 'chunk': 8, 'prefill_rows': 9},
+    {'rows': 3, 'prefill_buckets': (2,), 'chunk': 8, 'prefill_rows': 9},
   ],
 )
 def test_shapes_change_nothing(params, changes):
   prompts = random_prompts(9)
-  plan = dataclasses.replace(PLAN, **changes)
-  other = answer(params, prompts, plan=plan)
+  shapes = dataclasses.replace(SHAPES, **changes)
+  other = answer(params, prompts, shapes=shapes)
   assert_same(other, answer(params, prompts), atol=1e-5)
 
 
@@ -169,14 +175,22 @@ def test_replies_stay_among_the_choices(params):
   assert all((r.log_probs == 0).all() for r in single)
 
 
-@pytest.mark.slow
-def test_deep_models_decode_from_the_stacked_cache():
-  """The other way through the blocks, with the cache as a whole."""
-  deep = dataclasses.replace(CONFIG, num_layers=qwen2.SHALLOW + 1)
-  params = jax.jit(qwen2.init_params, static_argnums=0)(deep, jax.random.key(0))
+@pytest.mark.parametrize(
+  'model',
+  [
+    pytest.param(MODEL.replace(max_unrolled=0), id='deep'),
+    pytest.param(
+      small_model(40, 16, 32, 2, 4, 2, 8, architecture='qwen3'), id='qwen3'
+    ),
+  ],
+)
+def test_other_models_decode_as_they_read(model):
+  """A deep one is not unrolled where it reads."""
+  params = jax.jit(model.init)(jax.random.key(0))
+  params = jax.tree.map(lambda a: a * 10 if a.ndim > 2 else a, params)
   prompts = random_prompts(6)
-  replies = answer(params, prompts, sampling.greedy(), config=deep)
+  replies = answer(params, prompts, sampling.greedy(), model=model)
   for prompt, got in zip(prompts, replies, strict=True):
-    expected = slow_loop(params, prompt, lambda s, _: np.argmax(s), deep)
+    expected = slow_loop(params, prompt, lambda s, _: np.argmax(s), model)
     assert got.tokens.tolist() == expected[0]
     np.testing.assert_allclose(got.log_probs, expected[1], atol=2e-5)

@@ -9,14 +9,13 @@ import numpy as np
 import pytest
 
 from hgpo_jax import types
-from hgpo_jax.model import qwen2
+from hgpo_jax.model.interface import Model
 from hgpo_jax.sampler import sampling, scoring
 from hgpo_jax.train import packing
 from tests import workloads
+from tests.small_decoder import small_model
 
-CONFIG = qwen2.Config(
-  40, 16, 32, 2, 4, 2, 4, dtype='float32', cache_dtype='float32'
-)
+MODEL = small_model(40, 16, 32, 2, 4, 2, 4)
 END, R = 1, 5
 SHAPES = packing.Shapes(
   tokens=32, replies=12, turns=4, rows=2, reply=R, choices=(4,)
@@ -33,7 +32,7 @@ PROMPTS = [(5, 6, 7), (8, 9, 10, 11, 12, 13), (14,), (15, 16, 17, 18)]
 
 @pytest.fixture(scope='module')
 def params():
-  return workloads.random_params(CONFIG)
+  return workloads.random_params(MODEL)
 
 
 def turns(limited=True):
@@ -57,16 +56,16 @@ def plan_of(found, shapes=SHAPES):
   return packing.pack(flat, np.arange(len(found)), shapes, 1)
 
 
-prefill = jax.jit(qwen2.prefill, static_argnums=0)
-decode = jax.jit(qwen2.decode, static_argnums=0)
-unembed = jax.jit(qwen2.logits, static_argnums=0)
+prefill = jax.jit(Model.prefill, static_argnums=0)
+decode = jax.jit(Model.decode, static_argnums=0)
+unembed = jax.jit(Model.logits, static_argnums=0)
 judge = jax.jit(sampling.scored_log_probs)
 
 
 @functools.partial(jax.jit, static_argnames='chunk')
 def score(params, rows, temperature=1.0, chunk=12):
   return scoring.score(
-    CONFIG, params, rows, temperature=temperature, chunk=chunk
+    MODEL, params, rows, temperature=temperature, chunk=chunk
   )
 
 
@@ -89,17 +88,19 @@ def decoded(params, turn, temperature):
   """The same by prefill, then one step per token."""
   length = len(turn.prompt)
   prompt = np.pad(turn.prompt, (0, 16 - length))[None]
-  hidden, cache = prefill(CONFIG, params, prompt, np.array([length]))
+  hidden, cache = prefill(MODEL, params, prompt, np.array([length]))
   log_probs, entropy = [], []
   for r, token in enumerate(turn.reply):
     said = tuple(turn.reply[:r])
     nexts = {c[r] for c in turn.choices if c[:r] == said and len(c) > r}
-    allowed = np.isin(np.arange(CONFIG.vocab_size), list(nexts)) | (not nexts)
-    logits = unembed(CONFIG, params, hidden)[0]
+    allowed = np.isin(np.arange(MODEL.config.vocab_size), list(nexts)) | (
+      not nexts
+    )
+    logits = unembed(MODEL, params, hidden)[0]
     values = np.asarray(judge(logits, temperature, allowed), np.float64)
     log_probs.append(values[token])
     entropy.append(-(np.exp(values) * values).sum())
-    hidden, cache = decode(CONFIG, params, token[None], cache)
+    hidden, cache = decode(MODEL, params, token[None], cache)
   return log_probs, entropy
 
 
@@ -140,7 +141,7 @@ def grad(params, rows, keep, chunk):
 
 
 def total(params, rows, keep, chunk):
-  scores = scoring.score(CONFIG, params, rows, chunk=chunk)
+  scores = scoring.score(MODEL, params, rows, chunk=chunk)
   return jnp.sum(keep * (scores.log_probs + 0.3 * scores.entropy))
 
 
@@ -193,14 +194,14 @@ def sizes_in(jaxpr):
 
 @pytest.mark.parametrize('limited', [False, True])
 def test_logits_are_never_held_whole(limited):
-  config = qwen2.Config(5003, 8, 16, 2, 2, 1, 4, dtype='bfloat16')
+  model = small_model(5003, 8, 16, 2, 2, 1, 4, dtype='bfloat16')
   shapes = packing.Shapes(64, 48, 4, 2, R, (4,))
   rows = jax.tree.map(lambda x: x[0], plan_of(turns(limited), shapes).rows)
-  params = jax.eval_shape(lambda: qwen2.init_params(config, jax.random.key(0)))
+  params = model.param_shapes()
 
   def largest(chunk):
     def loss(params):
-      scores = scoring.score(config, params, rows, chunk=chunk)
+      scores = scoring.score(model, params, rows, chunk=chunk)
       return jnp.sum(scores.log_probs + scores.entropy)
 
     jaxpr = jax.make_jaxpr(jax.value_and_grad(loss))(params)

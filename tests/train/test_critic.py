@@ -10,11 +10,12 @@ import pytest
 
 from experiments.configs import base, toy
 from hgpo_jax import types
-from hgpo_jax.model import qwen2, sharding, values
+from hgpo_jax.model import sharding, values
 from hgpo_jax.train import critic, packing, update
 from hgpo_jax.train.compilations import Compilations
 from hgpo_jax.train.learner import Learner
 from tests import workloads
+from tests.small_decoder import small_model
 
 VOCAB, REPLY = 24, 3
 SHAPES = packing.Shapes(
@@ -172,7 +173,7 @@ def test_a_group_estimator_has_no_critic():
     lost.advantages(episodes(0), (0,))
 
 
-MODEL = qwen2.Config(VOCAB, 8, 16, 2, 2, 1, 4, dtype='float32', tied_head=False)
+MODEL = small_model(VOCAB, 8, 16, 2, 2, 1, 4, tied_head=False)
 
 
 def model_values():
@@ -206,8 +207,7 @@ def test_a_value_is_what_the_text_before_a_token_gives():
 @jax.jit
 def slow_hidden(params, text):
   backbone = {n: x for n, x in params.items() if n != values.HEAD}
-  tied = dataclasses.replace(MODEL, tied_head=True)
-  return qwen2.forward(tied, backbone, text)
+  return MODEL.replace(tied_head=True).forward(backbone, text)
 
 
 @pytest.mark.slow

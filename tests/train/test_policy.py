@@ -13,8 +13,8 @@ import pytest
 from experiments import export
 from experiments.configs import base, toy
 from hgpo_jax import types
-from hgpo_jax.model import qwen2, weights
 from hgpo_jax.model import tokenizer as tokenizer_lib
+from hgpo_jax.model import weights
 from hgpo_jax.train import checkpoint, config_checks, loop, worlds
 from hgpo_jax.train import policy as policy_lib
 
@@ -49,8 +49,8 @@ def saved_params(folder):
 def test_a_run_goes_out_to_a_folder_and_on_from_there(plain, tmp_path):
   export.export(plain, tmp_path / 'policy', dtype='float32')
   policy, params = saved_params(plain)
-  like = weights.config_from_hf(tmp_path / 'policy', dtype='float32')
-  assert like.vocab_size == policy.base.vocab_size
+  like = weights.model_from_hf(tmp_path / 'policy', dtype='float32')
+  assert like.config.vocab_size == policy.base.config.vocab_size
   read = weights.load(tmp_path / 'policy', like)
   jax.tree.map(np.testing.assert_array_equal, read, params)
   further = config(
@@ -133,8 +133,7 @@ def test_params_are_cast_once_for_sampling(plain):
   assert {x.dtype for x in jax.tree.leaves(cast)} == {np.dtype('bfloat16')}
   tokens = np.arange(6)[None]
   same = [
-    qwen2.forward(half.base, p, tokens).astype(np.float32)
-    for p in (params, cast)
+    half.base.forward(p, tokens).astype(np.float32) for p in (params, cast)
   ]
   np.testing.assert_array_equal(*same)
 

@@ -10,10 +10,11 @@ import optax
 import pytest
 
 from hgpo_jax import types
-from hgpo_jax.model import lora, qwen2, sharding
+from hgpo_jax.model import lora, sharding
 from hgpo_jax.sampler import scoring
 from hgpo_jax.train import packing, update
 from tests import workloads
+from tests.small_decoder import small_model
 
 TURNS, REPLY, VOCAB = 12, 3, 11
 SHAPES = packing.Shapes(
@@ -176,11 +177,11 @@ def test_the_entropy_bonus_flattens_and_the_reference_pulls_back():
   assert moved > old.sum()
 
 
-MODEL = qwen2.Config(VOCAB, 8, 16, 2, 2, 1, 4, dtype='float32')
+MODEL = small_model(VOCAB, 8, 16, 2, 2, 1, 4)
 
 
-def model_score(config, chunk=3):
-  return lambda p, rows: scoring.score(config, p, rows, chunk=chunk)
+def model_score(model, chunk=3):
+  return lambda p, rows: scoring.score(model, p, rows, chunk=chunk)
 
 
 @pytest.fixture(scope='module')
@@ -224,12 +225,12 @@ def test_rows_on_several_devices_change_nothing(model_params, expected):
 
 
 def test_only_adapters_change_and_the_frozen_params_live_on(model_params):
-  config = dataclasses.replace(MODEL, lora=qwen2.Lora(2, 4.0))
-  adapters, _ = lora.split(workloads.random_params(config))
+  model = MODEL.replace(lora=lora.Lora(2, 4.0))
+  adapters, _ = lora.split(workloads.random_params(model))
   optimizer = optax.adamw(0.1)
   state = update.init_state(adapters, optimizer, frozen=model_params)
   assert len(jax.tree.leaves(state.opt_state)) == 2 * 14 + 1  # and a count
-  score = model_score(config)
+  score = model_score(model)
   fn = update.make_train_step(score, update.CloningLoss(), optimizer)
   data = plan_of(turns()).unlabelled()
   before = jax.tree.map(np.array, (adapters, model_params))

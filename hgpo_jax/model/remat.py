@@ -1,0 +1,23 @@
+"""What a backward pass finds in memory; the rest is computed again."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+
+# From what keeps most to what keeps least.
+POLICIES: dict[str, Any] = {
+  'none': None,  # everything is kept
+  'dots': jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
+  'full': jax.checkpoint_policies.nothing_saveable,
+}
+
+
+def rematerialised(name: str, block: Callable) -> Callable:
+  """A block of a scan that keeps what the policy of this name says."""
+  if name == 'none':
+    return block
+  # Inside a scan nothing can be merged with the forward pass anyway.
+  return jax.checkpoint(block, policy=POLICIES[name], prevent_cse=False)

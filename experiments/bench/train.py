@@ -178,6 +178,7 @@ def _baseline_seconds(model: Model, turns: list[types.Turn]) -> float:
   for row, turn in enumerate(turns):
     text = np.concatenate([turn.prompt, turn.reply])
     tokens[row, -len(text) :] = text
+  plain = model.replace(lora=None)
   with policy.written(plain, policy.random_params(plain), 'float32') as path:
     return transformers.train_seconds(
       path, tokens, _REPLY.value, policy.DTYPE.value, _REPEATS.value

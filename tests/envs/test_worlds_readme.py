@@ -1,5 +1,6 @@
 """The world in envs/README.md: it keeps the contract, served and in a run."""
 
+import dataclasses
 import os
 import pathlib
 import re
@@ -76,7 +77,12 @@ def test_an_iteration_trains_with_it_inline_and_behind_servers(
   seen = []
   for servers in (0, 1):
     c = config()
-    c.iterations, c.eval.games, c.env.servers = 1, -1, servers
+    c = dataclasses.replace(
+      c,
+      iterations=1,
+      eval=dataclasses.replace(c.eval, games=-1),
+      env=dataclasses.replace(c.env, servers=servers),
+    )
     loop.train(c, tmp_path / str(servers))
     seen.append(records(tmp_path / str(servers)))
   assert seen[0] == seen[1] and len(seen[0]) == 1

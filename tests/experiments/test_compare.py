@@ -1,6 +1,5 @@
 """The comparison: its statistics, its runs and its report."""
 
-import collections
 import itertools
 import json
 import os
@@ -19,6 +18,7 @@ from experiments.comparison import gather, planned, plots, report, results
 from experiments.comparison.tables import verdict
 from experiments.configs import base, compare
 from hgpo_jax import config as config_lib
+from hgpo_jax import types
 from hgpo_jax.train import evaluate
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
@@ -226,9 +226,16 @@ def test_an_interruption_is_passed_on_to_the_runs(tmp_path, stub):
 
 def result(won):
   """What `evaluate.by_seed` says of games that were won or not."""
-  Played = collections.namedtuple('Played', 'task turns won parts')
-  Turn = collections.namedtuple('Turn', 'valid reward')
-  played = [Played(i, [Turn(True, x)], bool(x), {}) for i, x in enumerate(won)]
+  nothing = np.zeros(0, np.int32)
+  played = [
+    types.Trajectory(
+      task,
+      (types.Turn(nothing, nothing, nothing, (), '', '', True, float(x)),),
+      won=bool(x),
+      truncated=False,
+    )
+    for task, x in enumerate(won)
+  ]
   return evaluate.by_seed({123: played}, lambda task: KINDS[task])
 
 
@@ -334,7 +341,7 @@ def test_csv_has_a_line_for_each_number(made_up):
 def test_several_seeds_of_sampling_are_averaged_per_game(made_up, tmp_path):
   run = read(made_up).runs['hgpo_k2'][0]
   shutil.copytree(run.path, tmp_path, dirs_exist_ok=True)
-  config = {**run.config, 'eval': {**run.config['eval'], 'seeds': [1, 2]}}
+  config = {**run.fields, 'eval': {**run.fields['eval'], 'seeds': [1, 2]}}
   (tmp_path / 'config.json').write_text(json.dumps(config))
   found = folders.RunFolder(tmp_path)
   expected = np.array([0, 1] * 12).reshape(2, 12).mean(0)

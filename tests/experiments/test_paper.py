@@ -242,7 +242,7 @@ def played(name, folder):
     result = summary['final'][split]['0.4']
     assert list(result['by_seed']) == ['123', '456', '789']
     assert result['games'] == 3
-  return next(run for run in gather(folder) if run.config['cell'] == name)
+  return next(run for run in gather(folder) if run.config.cell == name)
 
 
 @pytest.mark.parametrize('method', paper.METHODS)

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from experiments import export
-from experiments.configs import toy
+from experiments.configs import base, toy
 from hgpo_jax.model import registry, weights
 from hgpo_jax.train import loop
 
@@ -115,7 +115,7 @@ def test_a_new_model_is_one_file_and_one_entry(capped, tmp_path):
   config.eval.games = -1
   config.policy.update(preset='capped-tiny', layers=0, width=0, ff_width=0)
   folder = tmp_path / 'runs' / 'capped'
-  loop.train(config, folder)
+  loop.train(base.freeze(config), folder)
   lines = (folder / 'metrics.jsonl').read_text().splitlines()
   assert len(lines) == 1
   assert np.isfinite(json.loads(lines[0])['update/grad_norm'])

@@ -1,54 +1,69 @@
-"""The typical changes: each takes what the documentation says, and no more."""
+"""A new estimator takes a function and an entry, and no more.
 
-import importlib
+A new world is tried in tests/envs/test_worlds_readme.py, a new model in
+tests/model/test_registry.py.
+"""
+
+import json
+import os
+import pathlib
+import subprocess
 import sys
 
 import numpy as np
-import pytest
 
-from experiments.configs import toy
-from hgpo_jax.advantages import ESTIMATORS
-from hgpo_jax.train import loop
 from tests.runs import records
 
-CENTRED = """
-import jax
-from hgpo_jax.advantages import Rows, segments
+ROOT = pathlib.Path(__file__).resolve().parents[2]
 
-seen = []
+CENTRED = """
+import runpy
+
+import jax
+
+from hgpo_jax.advantages import ESTIMATORS, Rows, segments
+
 
 def centred(rows: Rows, *, scale: float = 0.5) -> jax.Array:
-  seen.append(scale)
   moments = segments.batch_moments(rows.returns, rows.mask)
   return scale * moments.centred
+
+
+ESTIMATORS['centred'] = centred
+runpy.run_module('experiments.train', run_name='__main__', alter_sys=True)
 """
 
 
-@pytest.fixture
-def new_module(tmp_path, monkeypatch):
-  """Writes a module into a folder of its own and imports it."""
+def train(folder, *arguments):
+  """Runs the training command, with the entry made before it starts."""
+  (folder.parent / 'my_estimator.py').write_text(CENTRED)
+  done = subprocess.run(
+    [
+      sys.executable,
+      str(folder.parent / 'my_estimator.py'),
+      '--config=experiments/configs/toy.py',
+      '--config.algo.estimator=centred',
+      '--config.iterations=1',
+      '--config.eval.games=-1',
+      f'--config.run_dir={folder}',
+      *arguments,
+    ],
+    cwd=ROOT,
+    env={**os.environ, 'PYTHONPATH': str(ROOT)},
+    capture_output=True,
+    text=True,
+  )
+  assert done.returncode == 0, done.stderr
+  config = json.loads((folder / 'config.json').read_text())
+  return config['algo']['centred'], records(folder)
 
-  def write(name, text):
-    (tmp_path / f'{name}.py').write_text(text)
-    module = importlib.import_module(name)
-    monkeypatch.delitem(sys.modules, name)  # nothing is left after the test
-    return module
 
-  monkeypatch.syspath_prepend(tmp_path)
-  return write
-
-
-def test_a_new_estimator_is_a_function_and_an_entry(
-  new_module, monkeypatch, tmp_path
-):
-  module = new_module('my_estimator', CENTRED)
-  monkeypatch.setitem(ESTIMATORS, 'centred', module.centred)
-  config = toy.get_config().unlock()
-  config.iterations = 1
-  config.algo.estimator = 'centred'
-  config.eval.splits = ()
-  loop.train(config, tmp_path / 'run')
-  (metrics,) = records(tmp_path / 'run')
-  assert set(module.seen) == {0.5}  # the default of its signature
+def test_a_new_estimator_is_a_function_and_an_entry(tmp_path):
+  """Its options are fields of the config, with its signature's defaults."""
+  options, (metrics,) = train(tmp_path / 'default')
+  assert options == {'scale': 0.5}
   assert np.isfinite(metrics['update/loss'])
   assert metrics['update/grad_norm'] > 0
+  options, (none,) = train(tmp_path / 'none', '--config.algo.centred.scale=0')
+  assert options == {'scale': 0.0}
+  assert none['update/policy_loss'] == 0 != metrics['update/policy_loss']

@@ -13,7 +13,7 @@ from envs import inline
 from envs.base import ServerError, Task
 from envs.serving import client, fleet, local
 from envs.toy import GuessEnv
-from experiments.configs import toy
+from experiments.configs import base, toy
 from hgpo_jax.train import worlds
 from tests.serving import connect, play_script
 
@@ -65,7 +65,7 @@ def test_options_reach_the_world_and_wrong_ones_are_named():
 def test_timeout_and_patience_hold_for_local_servers():
   c = toy.get_config().unlock()
   c.env.update(servers=1, timeout=7.0, patience=8.0)
-  with worlds.open_environments(c) as environments:
+  with worlds.open_environments(base.freeze(c)) as environments:
     assert isinstance(environments.step_envs, client.GrpcClient)
     assert environments.step_envs._timeout == 7
     assert environments.step_envs._patience == 8

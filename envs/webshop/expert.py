@@ -15,7 +15,8 @@ from envs.webshop.catalog import Product
 from envs.webshop.fuzzy import token_set_ratio
 from envs.webshop.goals import Goal
 from envs.webshop.queries import queries
-from envs.webshop.session import Session, Shelves
+from envs.webshop.session import Session
+from envs.webshop.shop import Shop
 
 _ALIKE = 85  # of 100, as in the reward
 
@@ -24,7 +25,7 @@ class Expert:
   """Advises one episode, from whatever state it has come to."""
 
   def __init__(
-    self, shop: Shelves, goal: Goal, rng: random.Random, explore: float = 0.0
+    self, shop: Shop, goal: Goal, rng: random.Random, explore: float = 0.0
   ):
     """Takes the shop and the goal.
 

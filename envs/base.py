@@ -49,6 +49,7 @@ class Step:
 
   @property
   def done(self) -> bool:
+    """Whether the episode has ended."""
     return self.terminated or self.truncated
 
 

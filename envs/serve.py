@@ -1,7 +1,7 @@
-"""Serves a world to other processes and machines.
+r"""Serves a world to other processes and machines.
 
   python -m envs.serve --world=alfworld --options='{"max_turns": 50}'
-  python -m envs.serve --world=webshop --host=0.0.0.0 --port=7000 \\
+  python -m envs.serve --world=webshop --host=0.0.0.0 --port=7000 \
     --token_file=token.txt --certificate=server.pem --key=server.key
 
 Prints one line when it is ready, with its port, and serves until SIGTERM or
@@ -27,6 +27,7 @@ _STOP = 2.0  # seconds to end in
 
 
 def main(argv: list[str] | None = None) -> None:
+  """Serves until it is told to stop; None takes the command line."""
   args = _parser().parse_args(argv)
   # The line that says where it serves is the only one on stdout: what worlds
   # print, from C too, goes to stderr.

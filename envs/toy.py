@@ -48,6 +48,7 @@ class GuessEnv:
     return len(self._pairs(split))
 
   def reset(self, task: Task) -> Step:
+    """Starts the episode of `task`; raises UnknownTask if there is none."""
     self._pair = None  # an unknown task ends the old episode too
     pairs = self._pairs(task.split)
     if not 0 <= task.index < len(pairs):
@@ -59,6 +60,7 @@ class GuessEnv:
     return Step(f'Say {self._pair[0]}.', self._admissible)
 
   def step(self, action: str) -> Step:
+    """Plays one action; raises ResetNeeded where no episode runs."""
     if self._pair is None:
       raise ResetNeeded('no episode is running: call reset(task) first.')
     self._right &= action.strip() == self._pair[self._turn]
@@ -102,15 +104,18 @@ class GuessWorld:
 
   def __init__(self, num_words: int = 4):
     self._num_words = num_words
-    self.make_env()  # a wrong size is told now
+    self.make_env()  # refuses a wrong size now
 
   def make_env(self) -> GuessEnv:
+    """Returns a fresh environment."""
     return GuessEnv(self._num_words)
 
   def num_tasks(self, split: str) -> int:
+    """Returns the size of a split; raises UnknownTask without it."""
     return self.make_env().num_tasks(split)
 
   def kind(self, task: Task) -> str:
+    """Returns the one kind of task that there is."""
     return 'guess'
 
   def demonstrate(

@@ -63,8 +63,10 @@ class AlfWorld:
       max_turns: step limit of an episode.
       task_types: those to play; () plays all six.
       family: generated games' size, one of `generate.SPECS`.
-      num_receptacles, num_objects, num_distractors: (least, most) where they
-        differ from the family's; see `GameSpec`.
+      num_receptacles: (least, most) where they differ from the family's; see
+        `GameSpec`.
+      num_objects: as `num_receptacles`.
+      num_distractors: as `num_receptacles`.
       game_seed: other seed, other generated games.
       shuffle_search: whether the expert searches in random order.
 
@@ -76,12 +78,9 @@ class AlfWorld:
     options.one_of(tuple(SPECS), family=family)
     options.at_least(1, max_turns=max_turns)
     self._data, self._root = data, root or None
-    self._fast, self._max_turns = engine == 'fast', max_turns
-    self._task_types, self._game_seed = (
-      tuple(task_types) or TASK_TYPES,
-      game_seed,
-    )
-    self._shuffle_search = shuffle_search
+    self._fast, self.max_turns = engine == 'fast', max_turns
+    self._task_types = tuple(task_types) or TASK_TYPES
+    self._game_seed, self._shuffle_search = game_seed, shuffle_search
     sizes = {
       'num_receptacles': num_receptacles,
       'num_objects': num_objects,
@@ -103,15 +102,18 @@ class AlfWorld:
     self._walker = AlfWorldEnv(self)  # plays walkthroughs
 
   def make_env(self) -> AlfWorldEnv:
+    """Returns a fresh environment."""
     return AlfWorldEnv(self)
 
   def num_tasks(self, split: str) -> int | None:
+    """Returns the size of a split, None for generated games."""
     if self._data == 'files':
       return len(self._paths(split))
-    generated_type(self._spec, split, 0)  # tells of a split that there is not
+    generated_type(self._spec, split, 0)  # raises for an unknown split
     return None
 
   def kind(self, task: Task) -> str:
+    """Returns the type of a task's game."""
     if self._data == 'generated':
       return generated_type(self._spec, task.split, task.index)
     return games.task_type(self._path(task))
@@ -123,7 +125,7 @@ class AlfWorld:
     game = self.game(task)
     try:
       played = expert.demonstration(
-        game, seed, explore, self._max_turns, noise, self._shuffle_search
+        game, seed, explore, self.max_turns, noise, self._shuffle_search
       )
     except GameError:  # it does not know the goal, or its engine the domain
       if not game.walkthrough:
@@ -154,10 +156,6 @@ class AlfWorld:
       used.load(game)
       return used
     return TextworldEngine(game)
-
-  @property
-  def max_turns(self) -> int:
-    return self._max_turns
 
   def _walk(self, task: Task, walkthrough: Sequence[str]) -> list[Demonstrated]:
     """Plays the commands in the world's own engine; [] if they do not win."""
@@ -205,6 +203,7 @@ class AlfWorldEnv:
     self._running, self._turns = False, 0
 
   def reset(self, task: Task) -> Step:
+    """Starts the episode of `task`; raises UnknownTask if there is none."""
     self._running = False  # an unknown task ends the old episode too
     self._engine = self._world.start(task, self._engine)
     step = self._engine.reset()
@@ -212,6 +211,7 @@ class AlfWorldEnv:
     return step
 
   def step(self, action: str) -> Step:
+    """Plays one action; raises ResetNeeded where no episode runs."""
     if self._engine is None or not self._running:
       raise ResetNeeded('no episode is running: call reset(task) first.')
     step = self._engine.step(action)

@@ -24,17 +24,11 @@ import grpc
 from envs import inline
 from envs.base import EnvError, ResetNeeded, ServerError, Step, Task
 from envs.serving import identity, protocol, server
-from envs.serving.fleet import (
-  NAP,
-  Credentials,
-  Fleet,
-  Remote,
-  describe,
-  is_busy,
-  is_final,
-)
+from envs.serving.fleet import NAP, Credentials, Fleet, Remote, describe
 
 _LOOK = 1.0  # seconds until a caller that waits is asked whether it still does
+# Every server would refuse this request.
+_FINAL = (grpc.StatusCode.INVALID_ARGUMENT, grpc.StatusCode.OUT_OF_RANGE)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -166,6 +160,7 @@ class GrpcClient:
 
   @property
   def counts(self) -> Counts:
+    """What happened so far."""
     return self._counts
 
   def __call__(self, requests: Mapping[int, Task | str]) -> dict[int, Step]:
@@ -252,9 +247,9 @@ class GrpcClient:
     try:
       return protocol.decode_answers(self._result(call))
     except grpc.RpcError as error:
-      if is_final(error):
+      if error.code() in _FINAL:
         raise ServerError(f'{server.address}: {describe(error)}') from error
-      if is_busy(error):
+      if error.code() is grpc.StatusCode.RESOURCE_EXHAUSTED:
         self._count(busy=1)
         return None
       reason = describe(error)

@@ -22,11 +22,6 @@ NAP = 0.02  # seconds between two looks at servers that are busy or down
 _PATIENT = 5.0  # seconds of waiting until it is reported
 _PROBE_EVERY = 0.5  # seconds between hellos to a server that is down
 _PROBE_TIMEOUT = 2.0  # seconds
-# What is not a fault of the server: it has read the request and refuses it.
-_OUR_FAULT = (
-  grpc.StatusCode.INVALID_ARGUMENT,
-  grpc.StatusCode.OUT_OF_RANGE,
-)
 # What answers a hello and will not serve us, however long we wait.
 _REFUSALS = (
   grpc.StatusCode.UNAUTHENTICATED,
@@ -148,6 +143,7 @@ class Remote:
       return self.up
 
   def close(self) -> None:
+    """Closes the connection."""
     self._channel.close()
 
 
@@ -269,13 +265,3 @@ class Fleet:
 def describe(error: grpc.RpcError) -> str:
   """What went wrong, in a line."""
   return f'{error.code().name}: {error.details()}'
-
-
-def is_busy(error: grpc.RpcError) -> bool:
-  """Whether the server has enough to do and nothing is wrong."""
-  return error.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
-
-
-def is_final(error: grpc.RpcError) -> bool:
-  """Whether every server would refuse this request."""
-  return error.code() in _OUR_FAULT

@@ -44,7 +44,9 @@ def open_client(
     world: its name in the registry.
     options: its options, as JSON values.
     count: processes; as many as there are spare cores.
-    timeout, patience, check: see `GrpcClient`.
+    timeout: see `GrpcClient`.
+    patience: see `GrpcClient`.
+    check: see `GrpcClient`; also called while servers start.
 
   Raises: ServerError where a server does not start.
   """

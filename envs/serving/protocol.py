@@ -163,10 +163,12 @@ def encode(record: Record) -> bytes:
 
 
 def encode_answers(answers: Mapping[int, Answer]) -> bytes:
+  """Returns the message that holds answers by environment number."""
   return encode(Answers({i: _packed(a) for i, a in answers.items()}))
 
 
 def decode_answers(data: bytes) -> dict[int, Answer]:
+  """Reads answers by environment number; raises WireError."""
   answers = Answers.decode(data).envs
   return {i: _unpacked(answer) for i, answer in answers.items()}
 

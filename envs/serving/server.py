@@ -186,7 +186,7 @@ class _Service:
     self._episodes, self._identity = episodes, identity
     self._max = max_requests
     self._free = threading.BoundedSemaphore(max_requests)
-    self._lock = threading.Lock()  # worlds need not bear threads
+    self._lock = threading.Lock()  # worlds need not be thread-safe
     self._since: float | None = None  # monotonic seconds; of what is in work
 
   def hello(self, data: bytes, context: grpc.ServicerContext) -> bytes:

@@ -85,6 +85,7 @@ class Product(NamedTuple):
 
   @property
   def price_tag(self) -> str:
+    """The price as pages show it."""
     return ' to '.join(f'${price}' for price in self.prices)
 
 

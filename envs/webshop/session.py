@@ -47,6 +47,7 @@ class Session:
 
 
 def start(goal: Goal) -> Session:
+  """Returns the start page of an episode."""
   return Session(goal, pages.start_page(goal.instruction))
 
 

@@ -157,10 +157,12 @@ class Shop:
 
   @property
   def postings(self) -> Postings:
+    """The search index."""
     return self._packed.postings
 
   @property
   def num_goals(self) -> int:
+    """How many goals there are."""
     return len(self._packed.goals.order)
 
   def goal(self, place: int) -> Goal:

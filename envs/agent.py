@@ -80,8 +80,8 @@ class Projected(NamedTuple):
 
 def task_text(template: Template, first_observation: str) -> str:
   """Returns the task as the first observation states it."""
-  found = re.search(template.task_pattern, first_observation)
-  task = found.group(1) if found else None
+  match = re.search(template.task_pattern, first_observation)
+  task = match.group(1) if match else None
   return (first_observation if task is None else task).strip()
 
 

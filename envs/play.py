@@ -87,9 +87,9 @@ def _action(line: str, admissible: Sequence[str]) -> str:
 
 def _page(step: Step) -> str:
   actions = [f'  {i}: {text}' for i, text in enumerate(step.admissible)]
-  more = len(actions) - _SHOWN
-  if more > 0:
-    actions[_SHOWN:] = [f'  and {more} more']
+  left = len(actions) - _SHOWN
+  if left > 0:
+    actions[_SHOWN:] = [f'  and {left} more']
   return '\n'.join([_text(step.observation), '', *actions])
 
 

@@ -21,7 +21,7 @@ import time
 
 from envs import registry
 from envs.base import EnvError
-from envs.serving import identity, protocol, server
+from envs.serving import identity, server
 
 _STOP = 2.0  # seconds to end in
 
@@ -40,12 +40,7 @@ def main(argv: list[str] | None = None) -> None:
     world = registry.make_world(args.world, args.options)
     serving = server.start(
       world.make_env,
-      protocol.Identity(
-        args.world,
-        identity.canonical(args.world, args.options),
-        identity.code_version(args.world),
-        identity.data_hash(world),
-      ),
+      identity.identify(args.world, args.options, world),
       server.Access(
         args.host,
         args.port,

@@ -86,7 +86,11 @@ class AlfWorld:
       'num_objects': num_objects,
       'num_distractors': num_distractors,
     }
-    changes: dict[str, Any] = {k: _range(k, v) for k, v in sizes.items() if v}
+    changes: dict[str, Any] = {
+      name: tuple(size) if isinstance(size, list) else size
+      for name, size in sizes.items()
+      if size
+    }
     try:
       self._spec: GameSpec = dataclasses.replace(
         SPECS[family], task_types=self._task_types, **changes
@@ -183,15 +187,6 @@ class AlfWorld:
         f'{len(paths) - 1}.'
       )
     return paths[task.index]
-
-
-def _range(name: str, value: Sequence[int]) -> tuple[int, ...]:
-  if len(value) != 2 or not all(isinstance(x, int) for x in value):
-    raise BadOptions(
-      f'{name} is {value!r}; expected two whole numbers, (least, most), or () '
-      "for the family's own."
-    )
-  return tuple(value)
 
 
 class AlfWorldEnv:

@@ -143,14 +143,9 @@ class GrpcClient:
     self._episodes: dict[int, _Episode] = collections.defaultdict(_Episode)
     self._counts, self._lock = Counts(), threading.Lock()
     self._closed = False
-    expected = protocol.Identity(
-      world,
-      identity.canonical(world, options),
-      identity.code_version(world),
-      data='',
-    )
     self._fleet = Fleet(
-      [Remote(each, credentials) for each in addresses], expected
+      [Remote(each, credentials) for each in addresses],
+      identity.identify(world, options),
     )
     try:
       self._fleet.await_all(min(timeout, patience), check)

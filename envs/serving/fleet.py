@@ -30,8 +30,7 @@ _REFUSALS = (
 )
 
 _OPTIONS = (
-  ('grpc.max_receive_message_length', protocol.MAX_BYTES + 1024),
-  ('grpc.max_send_message_length', protocol.MAX_BYTES + 1024),
+  *server.SIZES,
   ('grpc.enable_http_proxy', 0),  # servers are near; proxies are for the web
   # A machine that vanished closes no connection: ask it when it is silent. A
   # stopped process does not answer either, so deadlines can be long.
@@ -251,13 +250,13 @@ class Fleet:
     for remote in self._servers:
       remote.close()
 
-  def _wrong(self, found: protocol.Identity) -> str:
+  def _wrong(self, identity: protocol.Identity) -> str:
     """What is wrong with a server; the first one sets the data's hash."""
     with self._lock:
       expected = self.expected
       if not expected.data:
-        expected = msgspec.structs.replace(expected, data=found.data)
-      if not (wrong := server.differences(found, expected)):
+        expected = msgspec.structs.replace(expected, data=identity.data)
+      if not (wrong := server.differences(identity, expected)):
         self.expected = expected
     return wrong
 

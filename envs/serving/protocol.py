@@ -13,7 +13,7 @@ bytes (`surrogatepass`) and msgspec converts and checks what they hold.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, Any, Self, TypeVar
+from typing import Annotated, Any, Self
 
 import msgpack
 import msgspec
@@ -26,7 +26,6 @@ MAX_ENVS = 4096  # environments of a message
 
 EnvId = Annotated[int, msgspec.Meta(ge=0)]
 Turn = Annotated[int, msgspec.Meta(ge=0, lt=2**62)]
-T = TypeVar('T')
 
 
 class WireError(ServerError):
@@ -43,7 +42,12 @@ class Record(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
   @classmethod
   def decode(cls, data: bytes) -> Self:
     """Reads a message that holds such a record; raises WireError."""
-    return _converted(_unpack(data), cls)
+    try:
+      return msgspec.convert(_unpack(data), cls)
+    except msgspec.ValidationError as error:
+      raise WireError(
+        f'not a message of kind {cls.__name__}: {_short(str(error))}'
+      ) from None
 
 
 class Piece(Record, frozen=True, array_like=True, tag=True):
@@ -233,15 +237,6 @@ def _unpack(data: bytes) -> dict[str, Any]:
       'run the same version on both sides.'
     )
   return message
-
-
-def _converted(message: dict[str, Any], kind: type[T]) -> T:
-  try:
-    return msgspec.convert(message, kind)
-  except msgspec.ValidationError as error:
-    raise WireError(
-      f'not a message of kind {kind.__name__}: {_short(str(error))}'
-    ) from None
 
 
 def _short(value: object) -> str:

@@ -163,9 +163,9 @@ def generate_products(
 ) -> Iterator[Product]:
   """Yields the products of a generated catalogue, through WebShop's format."""
   for index in range(num_products):
-    raw, given = generate_entry(index, seed, family)
+    raw, about = generate_entry(index, seed, family)
     where = f'generated product {index}'
-    yield parse_product(raw, parse_about(given, where), (), where)
+    yield parse_product(raw, parse_about(about, where), (), where)
 
 
 def generate_entry(

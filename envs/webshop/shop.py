@@ -207,8 +207,8 @@ def _rows_of(
   name: str, names: np.ndarray, codes: np.ndarray
 ) -> tuple[int, ...]:
   """Rows of the products that a name stands beside."""
-  found = np.flatnonzero(names == name)
-  return tuple(np.flatnonzero(np.isin(codes, found)).tolist())
+  numbers = np.flatnonzero(names == name)
+  return tuple(np.flatnonzero(np.isin(codes, numbers)).tolist())
 
 
 def _unpack(text: bytes) -> Product:

@@ -18,7 +18,7 @@ import random
 from collections.abc import Mapping
 
 from envs.agent import Template
-from envs.base import ResetNeeded, Step, Task, UnknownTask
+from envs.base import ResetNeeded, Step, Task, UnknownTask, pick
 from envs.world import Demonstrated
 
 WORDS = ('red', 'green', 'blue', 'gold', 'pink', 'grey', 'white', 'black')
@@ -50,13 +50,8 @@ class GuessEnv:
   def reset(self, task: Task) -> Step:
     """Starts the episode of `task`; raises UnknownTask if there is none."""
     self._pair = None  # an unknown task ends the old episode too
-    pairs = self._pairs(task.split)
-    if not 0 <= task.index < len(pairs):
-      raise UnknownTask(
-        f'{task.split!r} has no task {task.index}: expected an index from 0 '
-        f'to {len(pairs) - 1} with {len(self._words)} words.'
-      )
-    self._pair, self._turn, self._right = pairs[task.index], 0, True
+    self._pair = pick(self._pairs(task.split), task)
+    self._turn, self._right = 0, True
     return Step(f'Say {self._pair[0]}.', self._admissible)
 
   def step(self, action: str) -> Step:

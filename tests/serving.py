@@ -86,9 +86,9 @@ def play_script(step_envs):
   answers.append(step_envs({}))
   for requests, kind in (({0: 'a', 11: 'b'}, ResetNeeded),
                       ({0: Task('test', 0)}, UnknownTask)):  # fmt: skip
-    with pytest.raises(kind) as error:
-      for _ in range(2):
+    for _ in range(2):
+      with pytest.raises(kind) as error:
         step_envs(requests)
-    answers.append(str(error.value))
+      answers.append(str(error.value))
   answers.append(step_envs({8: 'green', 5: 'red'}))
   return answers

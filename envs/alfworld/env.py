@@ -21,14 +21,7 @@ from envs.alfworld.generate import (
 )
 from envs.alfworld.prompts import TEMPLATES
 from envs.alfworld.textworld import TextworldEngine
-from envs.base import (
-  BadOptions,
-  GameError,
-  ResetNeeded,
-  Step,
-  Task,
-  UnknownTask,
-)
+from envs.base import BadOptions, GameError, ResetNeeded, Step, Task, pick
 from envs.world import DataPath, Demonstrated
 
 DATA = ('generated', 'files')
@@ -180,13 +173,7 @@ class AlfWorld:
     return games.read_game(self._path(task))
 
   def _path(self, task: Task) -> Path:
-    paths = self._paths(task.split)
-    if not 0 <= task.index < len(paths):
-      raise UnknownTask(
-        f'{task.split!r} has no game {task.index}: expected an index from 0 to '
-        f'{len(paths) - 1}.'
-      )
-    return paths[task.index]
+    return pick(self._paths(task.split), task)
 
 
 class AlfWorldEnv:

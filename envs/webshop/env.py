@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from envs import options
 from envs.agent import Template
-from envs.base import BadOptions, ResetNeeded, Step, Task, UnknownTask
+from envs.base import BadOptions, ResetNeeded, Step, Task, UnknownTask, pick
 from envs.webshop.nouns import NOUNS, make_nouns
 from envs.webshop.prompts import TEMPLATES
 from envs.webshop.queries import queries as queries_of
@@ -159,13 +159,7 @@ class WebShop:
 
   def place(self, task: Task) -> int:
     """Returns where a task's goal is in the shuffle; raises UnknownTask."""
-    places = self._places(task.split)
-    if not 0 <= task.index < len(places):
-      raise UnknownTask(
-        f'{task.split!r} has no goal {task.index}: expected an index from 0 to '
-        f'{len(places) - 1}.'
-      )
-    return places[task.index]
+    return pick(self._places(task.split), task)
 
   def _places(self, split: str) -> range:
     splits = {

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import collections
 import dataclasses
-import math
 import secrets
 import threading
 import time
@@ -72,7 +71,7 @@ class _Episode:
       self.task, self.actions = request, []
       self.server = None  # a fresh start goes where the environment belongs
 
-  def message(self, server: Remote) -> protocol.Move | protocol.Episode:
+  def message(self, server: Remote) -> protocol.Request:
     """What `server` has to be sent next, to come to the current turn."""
     assert self.task is not None
     if not self.actions:
@@ -176,9 +175,9 @@ class GrpcClient:
         )
       else:
         episode.note(request)
-    first_fault = None
+    first_fault = None  # monotonic seconds
     while pending := [i for i in requests if i not in answers]:
-      if time.monotonic() - (first_fault or math.inf) > self._patience:
+      if first_fault and time.monotonic() - first_fault > self._patience:
         raise self._fleet.lost(f'for {self._patience:.0f} s')
       self._check()
       if returned := self._fleet.look():
@@ -188,7 +187,7 @@ class GrpcClient:
         first_fault = time.monotonic()
       if not arrived:
         time.sleep(NAP)
-    if first_fault is not None:
+    if first_fault:
       self._count(lost_s=time.monotonic() - first_fault)
     return inline.steps(requests, answers)
 
@@ -199,8 +198,8 @@ class GrpcClient:
 
     Returns: whether any server answered, and whether all of it was answered.
     """
-    shares: dict[Remote, dict[int, protocol.Move | protocol.Episode]] = (
-      collections.defaultdict(dict)
+    shares: dict[Remote, dict[int, protocol.Request]] = collections.defaultdict(
+      dict
     )
     for env_id in pending:
       episode = self._episodes[env_id]
@@ -230,7 +229,7 @@ class GrpcClient:
     return arrived, calm
 
   def _send(
-    self, server: Remote, share: dict[int, protocol.Move | protocol.Episode]
+    self, server: Remote, share: dict[int, protocol.Request]
   ) -> grpc.Future:
     play = protocol.Play(self._session, self._fleet.expected, share)
     return server.send('Play', protocol.encode(play), self._timeout)

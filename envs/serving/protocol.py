@@ -72,6 +72,9 @@ class Episode(Piece, frozen=True):
   actions: tuple[str, ...] = ()
 
 
+Request = Move | Episode
+
+
 class Outcome(Piece, frozen=True):
   """The fields of a `Step`."""
 
@@ -122,9 +125,7 @@ class Play(Record, frozen=True):
 
   session: str
   identity: Identity
-  envs: Annotated[
-    dict[EnvId, Move | Episode], msgspec.Meta(max_length=MAX_ENVS)
-  ]
+  envs: Annotated[dict[EnvId, Request], msgspec.Meta(max_length=MAX_ENVS)]
 
 
 # None: the server does not have the episode at that turn. Send it whole.

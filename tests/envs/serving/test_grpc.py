@@ -14,7 +14,7 @@ from envs.base import (
   Task,
   UnknownTask,
 )
-from envs.serving import client, fleet, identity, protocol, remote, server
+from envs.serving import client, fleet, identity, protocol, server
 from envs.toy import GuessEnv
 from tests.serving import TOKEN, Serving, connect, refusal, who
 
@@ -27,7 +27,8 @@ def test_bad_bytes_are_refused_and_the_server_lives_on():
     for data in (b'', b'\xc1', good[:-3], good + b'x', b'\x91' * 10_000):
       for method in ('Hello', 'Play', 'Leave'):
         code, text = refusal(a, method, data)
-        assert code == 'INVALID_ARGUMENT' and text
+        assert code == 'INVALID_ARGUMENT'
+        assert text
     code, _ = refusal(a, 'Play', bytes(protocol.MAX_BYTES + 2048))
     assert code == 'RESOURCE_EXHAUSTED'  # gRPC's own: it was never read
     code, _ = refusal(a, 'Dance', b'')
@@ -62,12 +63,14 @@ def test_other_protocols_and_worlds_are_refused(monkeypatch):
     other = protocol.encode(protocol.Play('me', who(num_words=3), envs))
     code, text = refusal(a, 'Play', other)
     assert code == 'FAILED_PRECONDITION'
-    assert '{"num_words": 4}' in text and '{"num_words": 3}' in text
+    assert '{"num_words": 4}' in text
+    assert '{"num_words": 3}' in text
     with monkeypatch.context() as patch:
       patch.setattr(protocol, 'PROTOCOL', 99)
       hello = protocol.encode(protocol.Hello())
     code, text = refusal(a, 'Hello', hello)
-    assert code == 'FAILED_PRECONDITION' and 'protocol 99, expected 2' in text
+    assert code == 'FAILED_PRECONDITION'
+    assert 'protocol 99, expected 2' in text
 
 
 def test_a_token_is_demanded_and_checked():
@@ -76,10 +79,11 @@ def test_a_token_is_demanded_and_checked():
       code, text = refusal(
         a, 'Hello', protocol.encode(protocol.Hello()), **given
       )
-      assert code == 'UNAUTHENTICATED' and 'token' in text
+      assert code == 'UNAUTHENTICATED'
+      assert 'token' in text
     with pytest.raises(fleet.ServersLost, match='UNAUTHENTICATED'):
       connect(a.address, timeout=60, patience=60)
-    with connect(a.address, credentials=remote.Credentials(TOKEN)) as envs:
+    with connect(a.address, credentials=fleet.Credentials(TOKEN)) as envs:
       assert envs({0: Task('train', 0)})[0].observation == 'Say red.'
 
 
@@ -100,7 +104,7 @@ def test_strangers_hold_no_thread():
       ]
       * 10
     ]
-    with connect(a.address, credentials=remote.Credentials(TOKEN)) as envs:
+    with connect(a.address, credentials=fleet.Credentials(TOKEN)) as envs:
       assert envs({0: Task('train', 0)})[0].observation == 'Say red.'
     assert a.call('Check', b'', service=server.HEALTH)
     never.set()
@@ -136,7 +140,7 @@ def test_a_certificate_that_is_none_does_not_turn_tls_off(tmp_path):
     client.read_credentials('', str(path))
   with pytest.raises(SystemExit, match='holds no PEM'):
     serve.main(['--world=toy', f'--key={path}', f'--certificate={path}'])
-  assert client.read_credentials('', '') == remote.Credentials()
+  assert client.read_credentials('', '') == fleet.Credentials()
 
 
 def test_a_taken_port_is_told():
@@ -181,7 +185,7 @@ def test_tls_encrypts_and_strangers_are_not_trusted(tmp_path):
   )
   running = server.start(GuessEnv, who(), access)
   address = f'127.0.0.1:{running.port}'
-  trusting = remote.Credentials(authority=certificate.read_bytes())
+  trusting = fleet.Credentials(authority=certificate.read_bytes())
   try:
     with connect(address, credentials=trusting) as step_envs:
       assert step_envs({0: Task('train', 0)})[0].observation == 'Say red.'

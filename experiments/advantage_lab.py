@@ -35,7 +35,7 @@ from absl import app, flags
 
 from envs.alfworld.generate import SPECS
 from envs.base import EnvError
-from experiments import sessions
+from experiments import command, sessions
 from experiments.configs import alfworld_tiny
 from experiments.lab import plots, report, tables
 from experiments.lab.cases import Settings
@@ -80,9 +80,8 @@ _WORKERS = flags.DEFINE_integer('workers', 2, 'Processes.', lower_bound=1)
 _OUT = flags.DEFINE_string('out', 'runs/advantage_lab', 'Folder of results.')
 
 
-def main(argv: list[str]) -> None:
-  if len(argv) > 1:
-    raise app.UsageError(f'Got {argv[1:]}, expected flags only.')
+def main() -> None:
+  """Plays, estimates, and writes the report."""
   begin = time.monotonic()
 
   def show(text: str) -> None:
@@ -91,10 +90,7 @@ def main(argv: list[str]) -> None:
   folder, settings, alphas = pathlib.Path(_OUT.value), _settings(), _alphas()
   players = _players()
   todo = len(missing(folder / 'cells', players))
-  try:
-    everything = _estimated(settings, players, folder / 'cells', show)
-  except (LabError, EnvError) as error:
-    sys.exit(f'{type(error).__name__}: {error}')
+  everything = _estimated(settings, players, folder / 'cells', show)
   for name in ('cells', 'comparisons', 'levels', 'steps'):
     tables.write_csv(folder / f'{name}.csv', getattr(everything, name))
   minutes = (time.monotonic() - begin) / 60
@@ -199,4 +195,4 @@ def _numbers(
 
 
 if __name__ == '__main__':
-  app.run(main)
+  command.run(main, LabError, EnvError)

@@ -1,7 +1,9 @@
-"""The start of a command that takes a config: what is mistyped, in a line."""
+"""How commands start and end: what they refuse is a line, not a traceback."""
 
 from __future__ import annotations
 
+import importlib.util
+import pathlib
 import sys
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -12,31 +14,60 @@ from experiments.configs import base
 from hgpo_jax import config as config_lib
 
 
-def run(main: Callable[[Sequence[str]], Any]) -> None:
-  """As `app.run`, for a `main` with a config file among its flags."""
-  app.run(main, flags_parser=_parsed)
+def run(main: Callable[[], Any], *refusals: type[Exception]) -> None:
+  """Runs a command that takes flags alone.
+
+  Args:
+    main: the command.
+    *refusals: what it raises where a user can help it, beside OSError.
+  """
+
+  def checked(argv: Sequence[str]) -> None:
+    if len(argv) > 1:
+      raise app.UsageError(f'unknown arguments {argv[1:]}')
+    try:
+      main()
+    except (*refusals, OSError) as error:
+      sys.exit(f'{type(error).__name__}: {error}')
+
+  app.run(checked, flags_parser=_parsed)
 
 
 def _parsed(argv: Sequence[str]) -> list[str]:
-  """Parses flags; exits where a config has no such file, variant or field."""
+  """Parses flags; exits where one, or a field of a config, is wrong."""
   try:
-    rest = app.parse_flags_with_usage(list(argv))
-    if flags.FLAGS['config'].value is not None:
-      vars(flags.FLAGS['config'].value)  # a file that is not there says so now
-    return rest
-  except (AttributeError, KeyError, OSError, TypeError, ValueError) as error:
+    return flags.FLAGS(list(argv))
+  except (flags.Error, *_OF_CONFIGS) as error:
     if wrong := _mistyped(argv):
       sys.exit(f'Wrong --config: {"; ".join(wrong)}')
     cause: Any = error
     while isinstance(cause, BaseException) and cause.args:
       cause = cause.args[0]
     # The last line holds the hint; above it, config_dict may list all it has.
-    sys.exit(f'Wrong --config: {str(cause).strip().splitlines()[-1]}')
+    hint = str(cause).strip().splitlines()[-1]
+    sys.exit(f'Wrong flags: {hint} (--help lists all.)')
+
+
+# What config files, and overrides of their fields, may raise.
+_OF_CONFIGS = (AttributeError, KeyError, OSError, TypeError, ValueError)
 
 
 def _mistyped(argv: Sequence[str]) -> list[str]:
-  """What is said of flags for fields that no config has."""
+  """A line for each flag of a field that no config has."""
   known = [leaf.name for leaf in config_lib.leaves(base.DEFAULT)]
   named = [arg.lstrip('-').partition('=')[0] for arg in argv]
   fields = [n.removeprefix('config.') for n in named if n.startswith('config.')]
   return [config_lib.unknown(n, known) for n in fields if n not in known]
+
+
+def load(path: str) -> Any:
+  """Imports a config file by its path, as the flag --config does.
+
+  Returns: the module; None where there is no such Python file.
+  """
+  spec = importlib.util.spec_from_file_location('config_file', path)
+  if spec is None or spec.loader is None or not pathlib.Path(path).exists():
+    return None
+  module = importlib.util.module_from_spec(spec)
+  spec.loader.exec_module(module)
+  return module

@@ -11,13 +11,13 @@ from __future__ import annotations
 import pathlib
 import shutil
 import sys
-from collections.abc import Sequence
 
 import jax
-from absl import app, flags
+from absl import flags
 
-from experiments import sessions, signals
-from experiments.comparison import gather, planned, plots, report
+from experiments import command, sessions, supervision
+from experiments.comparison import planned, plots, report
+from experiments.comparison import results as results_lib
 from experiments.comparison.planned import CompareError, PlannedRun
 from experiments.comparison.results import Results
 from hgpo_jax.train import metrics
@@ -47,11 +47,10 @@ flags.register_validator(
 )
 
 
-def main(argv: Sequence[str]) -> None:
-  if len(argv) > 1:
-    raise app.UsageError(f'unknown arguments {argv[1:]}')
+def main() -> None:
+  """Plays, gathers, and writes the report."""
   jax.config.update('jax_platforms', 'cpu')  # the runs have the accelerator
-  signals.end_like_ctrl_c()  # and the runs save what they have
+  supervision.end_like_ctrl_c()  # and the runs save what they have
   out = pathlib.Path(_OUT.value)
   failed: list[PlannedRun] = []
   try:
@@ -60,8 +59,6 @@ def main(argv: Sequence[str]) -> None:
     results = _gather(out)
   except KeyboardInterrupt:
     sys.exit('Stopped. The same command goes on from what is saved.')
-  except (CompareError, ConfigError, OSError) as error:
-    sys.exit(f'{type(error).__name__}: {error}')
   written = _write(results, out)
   print(f'{written[0]} written')
   if _RESULTS.value:
@@ -96,7 +93,7 @@ def _play(out: pathlib.Path) -> list[PlannedRun]:
 def _gather(out: pathlib.Path) -> Results:
   """Reads all finished runs, those of earlier seeds too."""
   module = planned.load_methods(_CONFIG.value, _METHODS.value or ())
-  runs = gather.read(out / 'runs', module.METHODS)
+  runs = results_lib.read(out / 'runs', module.METHODS)
   if not runs:
     raise CompareError(
       f'{out / "runs"} holds no finished run; play some without --report_only.'
@@ -126,4 +123,4 @@ def _seeds() -> list[int]:
 
 
 if __name__ == '__main__':
-  app.run(main)
+  command.run(main, CompareError, ConfigError)

@@ -10,13 +10,13 @@ from __future__ import annotations
 
 import dataclasses
 import pathlib
-import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
-from absl import app, flags, logging
+from absl import flags, logging
 
 from envs.base import EnvError
+from experiments import command
 from experiments.configs import base
 from hgpo_jax.config import Config, Env
 from hgpo_jax.model import tokenizer as tokenizer_lib
@@ -70,25 +70,9 @@ _ENGINE = flags.DEFINE_enum(
 )
 
 
-def main(argv: Sequence[str]) -> None:
-  if len(argv) > 1:
-    raise app.UsageError(f'unknown arguments {argv[1:]}')
-  logging.set_verbosity(logging.WARNING)
-  try:
-    result = run()
-  except (
-    checkpoint.CheckpointError,
-    ConfigError,
-    EnvError,
-    WeightsError,
-    OSError,
-  ) as error:
-    sys.exit(f'{type(error).__name__}: {error}')
-  print(evaluate.table(result))
-
-
-def run() -> dict[str, Any]:
+def main() -> None:
   """Plays, and writes the result beside the checkpoints."""
+  logging.set_verbosity(logging.WARNING)
   folder = pathlib.Path(_CHECKPOINT.value)
   with checkpoint.opened(folder / 'checkpoints') as store:
     step = _STEP.value if _STEP.value is not None else store.latest()
@@ -124,7 +108,7 @@ def run() -> dict[str, Any]:
   path = folder / f'{_name(result)}.json'
   metrics.write_json(path, result)
   print(f'{path} written')
-  return result
+  print(evaluate.table(result))
 
 
 def _name(result: Mapping[str, Any]) -> str:
@@ -204,4 +188,6 @@ def _played_with(config: Config) -> dict[str, Any]:
 
 
 if __name__ == '__main__':
-  app.run(main)
+  command.run(
+    main, checkpoint.CheckpointError, ConfigError, EnvError, WeightsError
+  )

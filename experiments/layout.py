@@ -7,15 +7,68 @@ Numbers are percent: mean ± sample standard deviation over the n evaluations
 from __future__ import annotations
 
 import collections
+import pathlib
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import pandas as pd
 
-from experiments import finished, markdown, reported
-from experiments.configs import paper
+from experiments import markdown, reported
+from experiments.configs import base, paper
 from experiments.folders import RunFolder
 from experiments.markdown import MISSING, UNREPORTED
+from hgpo_jax import config as config_lib
+from hgpo_jax.types import ConfigError
+
+
+def gather(folder: pathlib.Path) -> list[RunFolder]:
+  """Finds the finished runs of cells below a folder.
+
+  Raises: ConfigError where there is no such folder, a run is of a cell that
+    does not exist, or two runs are of one cell and seed.
+  """
+  if not folder.is_dir():
+    raise ConfigError(
+      f'{folder} does not exist; expected a folder that holds runs.'
+    )
+  found: dict[tuple[str, int], RunFolder] = {}
+  for path in sorted(folder.rglob('summary.json')):
+    run = RunFolder(path.parent)
+    if not _is_of_a_cell(run):
+      continue
+    key = (run.fields['cell'], run.seed)
+    if key in found:
+      raise ConfigError(
+        f'{found[key].path} and {run.path} both ran {key[0]} with seed '
+        f'{key[1]}; expected one. Move the other out of {folder}.'
+      )
+    found[key] = run
+  return list(found.values())
+
+
+def _is_of_a_cell(run: RunFolder) -> bool:
+  if not (run.path / 'config.json').exists():
+    return False
+  name = run.fields.get('cell')
+  if not name or 'final' not in run.summary:
+    return False
+  if name not in paper.CELLS:
+    raise ConfigError(
+      f'{run.path} ran {name!r}, which is no cell of experiments/configs/'
+      'paper.py. Move it away.'
+    )
+  return True
+
+
+def changes(run: RunFolder) -> list[str]:
+  """Lists the fields in which a run differs from its cell, for people."""
+  meant = paper.get_config(run.fields['cell']).to_dict()
+  return config_lib.differences(
+    {**meant, 'seed': run.fields['seed']},
+    run.fields,
+    config_lib.same_run,
+    base.DEFAULT,
+  )
 
 
 class Column(NamedTuple):
@@ -83,9 +136,9 @@ def report(runs: Sequence[RunFolder]) -> str:
     lines += [_without_history(size, sources), '']
   lines += [f'[{number}] {source}  ' for source, number in sources.items()]
   lines += [
-    f'\\* {run.path}: {"; ".join(changes)} (cell -> run)  '
+    f'\\* {run.path}: {"; ".join(changed)} (cell -> run)  '
     for run in runs
-    if (changes := finished.changes(run))
+    if (changed := changes(run))
   ]
   return '\n'.join([*lines, ''])
 
@@ -111,7 +164,7 @@ def _table(
     if (cell.size, cell.world) != (size, columns[0].world):
       continue
     runs = of_cell.get(name, ())
-    row = [_label(cell) + ' \\*' * any(map(finished.changes, runs))]
+    row = [_label(cell) + ' \\*' * any(map(changes, runs))]
     row.append(str(len(values(runs, columns[-1]))))
     for column in columns:
       numbers = values(runs, column)
@@ -195,5 +248,5 @@ def _record(
     'mean': round(figure.mean, 2) if figure else MISSING,
     'std': round(figure.std, 2) if figure and figure.std is not None else '',
     'reported': ' or '.join(figures) or UNREPORTED,
-    'changes': '; '.join(x for run in runs for x in finished.changes(run)),
+    'changes': '; '.join(x for run in runs for x in changes(run)),
   }

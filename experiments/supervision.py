@@ -1,4 +1,4 @@
-"""Work in the background: so much at once, and stopped gently."""
+"""Work in the background: so much at once, and stopped gently by signals."""
 
 from __future__ import annotations
 
@@ -10,13 +10,46 @@ import signal
 import subprocess
 import time
 from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 from experiments import logs
-from experiments.signals import Signals
 
 # Exit code where everything is saved, and the same command goes on.
 RESUME = os.EX_TEMPFAIL
 _LOOK_SECONDS = 0.2
+
+
+class Signals:
+  """What this process is told: `stop` at first, by Ctrl-C again `kill`.
+
+  SIGTERM only ever means `stop`: schedulers may send it twice.
+  """
+
+  def __init__(self) -> None:
+    self.stop = self.kill = False
+    self._before: dict[int, Any] = {}
+
+  def _hear(self, number: int, frame: Any) -> None:
+    self.kill |= self.stop and number == signal.SIGINT
+    self.stop = True
+
+  def __enter__(self) -> Signals:
+    for number in (signal.SIGTERM, signal.SIGINT):
+      self._before[number] = signal.signal(number, self._hear)
+    return self
+
+  def __exit__(self, *_: object) -> None:
+    for number, handler in self._before.items():
+      signal.signal(number, handler)
+
+
+def end_like_ctrl_c() -> None:
+  """Lets SIGTERM and SIGINT raise KeyboardInterrupt in this process.
+
+  Also where a shell has told background jobs to ignore Ctrl-C.
+  """
+  for number in (signal.SIGTERM, signal.SIGINT):
+    signal.signal(number, signal.default_int_handler)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -12,7 +12,6 @@ import pathlib
 import re
 import sys
 import time
-from collections.abc import Sequence
 
 from absl import app, flags, logging
 from ml_collections import config_flags
@@ -51,9 +50,8 @@ _PROCESS_ID = flags.DEFINE_integer(
 )
 
 
-def main(argv: Sequence[str]) -> None:
-  if len(argv) > 1:
-    raise app.UsageError(f'unknown arguments {argv[1:]}')
+def main() -> None:
+  """Trains, plans or describes."""
   logging.set_verbosity(logging.WARNING)  # checkpoints are chatty
   draft = _CONFIG.value
   if draft is None and _DESCRIBE.value:
@@ -65,10 +63,7 @@ def main(argv: Sequence[str]) -> None:
       'fields that --config.<field>=<value> may change.'
     )
   _join()
-  try:
-    config = base.freeze(draft)
-  except (ConfigError, EnvError) as error:
-    sys.exit(f'{type(error).__name__}: {error}')
+  config = base.freeze(draft)
   if _DESCRIBE.value:
     print(config_lib.describe(config))
     return
@@ -92,16 +87,6 @@ def main(argv: Sequence[str]) -> None:
   except exchange.Preempted as error:
     print(f'Preempted: {error}', file=sys.stderr)
     sys.exit(supervision.RESUME)
-  except (
-    loop.Interrupted,
-    checkpoint.CheckpointError,
-    exchange.PlayFailed,
-    ConfigError,
-    EnvError,
-    WeightsError,
-    OSError,
-  ) as error:
-    sys.exit(f'{type(error).__name__}: {error}')
   results = {k: v for k, v in summary.items() if k in ('warm_start', 'final')}
   if results:
     hosts.say(evaluate.comparison(results))
@@ -168,4 +153,12 @@ def _move_aside(folder: pathlib.Path) -> None:
 
 
 if __name__ == '__main__':
-  command.run(main)
+  command.run(
+    main,
+    loop.Interrupted,
+    checkpoint.CheckpointError,
+    exchange.PlayFailed,
+    ConfigError,
+    EnvError,
+    WeightsError,
+  )

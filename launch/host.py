@@ -25,11 +25,9 @@ from collections.abc import Iterator, Sequence
 from absl import app, flags
 from ml_collections import config_flags
 
-from experiments import logs
-from experiments.command import run
+from experiments import command, logs
 from experiments.configs import base
-from experiments.signals import Signals
-from experiments.supervision import RESUME
+from experiments.supervision import RESUME, Signals
 from hgpo_jax.types import ConfigError
 from launch import servers
 from launch.job import LaunchError
@@ -53,13 +51,9 @@ _SERVE_SECONDS = 900.0  # the largest catalogue is read in minutes
 _MOST_RESTARTS = 20
 
 
-def main(argv: Sequence[str]) -> None:
-  if len(argv) > 1:
-    raise app.UsageError(f'unknown arguments {argv[1:]}')
-  try:
-    c = base.freeze(_CONFIG.value)
-  except ConfigError as error:
-    sys.exit(f'ConfigError: {error}')
+def main() -> None:
+  """Runs the host's part; exits as the module says."""
+  c = base.freeze(_CONFIG.value)
   if not c.run_dir:
     raise app.UsageError('no --config.run_dir: expected the folder of the run.')
   folder, name = pathlib.Path(c.run_dir), _name()
@@ -68,26 +62,23 @@ def main(argv: Sequence[str]) -> None:
     return
   path = folder / 'logs'
   path.mkdir(parents=True, exist_ok=True)
-  try:
-    with (
-      _claimed(f'hgpo_jax:{folder.resolve()}:{name}') as claim,
-      Signals() as signals,
-      servers.lifeline() as (alive, held),
-      servers.serving(
-        c.env.world,
-        c.env.chosen,
-        _ENV_SERVERS.value,
-        lambda number: path / f'env_{name}_{number}.log',
-        alive,
-      ) as started,
-    ):
-      (path / f'host_{name}.pid').write_text(str(os.getpid()))
-      servers.await_healthy(started, _SERVE_SECONDS, lambda: signals.stop)
-      log = path / f'trainer_{name}.log'
-      command = _trainer([server.address for server in started])
-      code = supervise(command, log, started, signals, (*claim, held))
-  except LaunchError as error:
-    sys.exit(f'LaunchError: {error}')
+  with (
+    _claimed(f'hgpo_jax:{folder.resolve()}:{name}') as claim,
+    Signals() as signals,
+    servers.lifeline() as (alive, held),
+    servers.serving(
+      c.env.world,
+      c.env.chosen,
+      _ENV_SERVERS.value,
+      lambda number: path / f'env_{name}_{number}.log',
+      alive,
+    ) as started,
+  ):
+    (path / f'host_{name}.pid').write_text(str(os.getpid()))
+    servers.await_healthy(started, _SERVE_SECONDS, lambda: signals.stop)
+    log = path / f'trainer_{name}.log'
+    trainer = _trainer([server.address for server in started])
+    code = supervise(trainer, log, started, signals, (*claim, held))
   if code not in (0, RESUME):
     print(logs.tail(log, lines=20))
   sys.exit(code)
@@ -201,4 +192,4 @@ def _say(text: str) -> None:
 
 
 if __name__ == '__main__':
-  run(main)
+  command.run(main, ConfigError, LaunchError)

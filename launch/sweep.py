@@ -18,7 +18,7 @@ import jax
 import ml_collections
 from absl import app, flags
 
-from experiments import config_files, folders, planning, signals
+from experiments import command, folders, planning, supervision
 from experiments.configs import base
 from hgpo_jax import config as config_lib
 from hgpo_jax.config import Config
@@ -61,7 +61,7 @@ def main(argv: Sequence[str]) -> None:
       'expected one sweep file, such as launch/sweeps/tiny.toml'
     )
   jax.config.update('jax_platforms', 'cpu')  # the runs have the accelerator
-  signals.end_like_ctrl_c()  # and the runs save what they have
+  supervision.end_like_ctrl_c()  # and the runs save what they have
   try:
     sweep = sweep_file.read(argv[1])
     waiting = unfinished(sweep.jobs)
@@ -142,7 +142,7 @@ def load(job: Job) -> Config:
 
 def _config(job: Job) -> ml_collections.ConfigDict:
   path, _, variant = job.config.partition(':')
-  module = config_files.load(path)
+  module = command.load(path)
   if module is None:
     raise LaunchError(
       f'{job.name}: {path} is no Python file; expected a config, such as '

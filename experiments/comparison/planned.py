@@ -7,7 +7,8 @@ import sys
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple
 
-from experiments import config_files, folders, logs, supervision
+from experiments import command as command_lib
+from experiments import folders, logs, supervision
 from experiments.configs import base
 from hgpo_jax.train import config_checks
 
@@ -50,7 +51,7 @@ def load_methods(path: str, named: Iterable[str] = ()) -> Any:
   Raises: CompareError where there is no such file, or it lacks one of these or
     a method that is `named`.
   """
-  module = config_files.load(path)
+  module = command_lib.load(path)
   if module is None:
     raise CompareError(f'{path} is no Python file; give a config file.')
   for name in ('METHODS', 'MAIN', 'REFERENCES'):

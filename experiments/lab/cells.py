@@ -109,24 +109,9 @@ def computed(
   context = multiprocessing.get_context('spawn')
   with futures.ProcessPoolExecutor(workers, context) as pool:
     try:
-      yield _in_order(pool, cases, ahead=64 * workers)
+      yield pool.map(compute, cases)
     finally:
       pool.shutdown(wait=False, cancel_futures=True)
-
-
-def _in_order(
-  pool: futures.Executor, cases: Iterator[Case], ahead: int
-) -> Iterator[dict[str, Any]]:
-  """Like `pool.map`, with few cases handed in before they are needed."""
-  pending = [
-    pool.submit(compute, case) for case in itertools.islice(cases, ahead)
-  ]
-  while pending:
-    record = pending.pop(0).result()
-    pending += [
-      pool.submit(compute, case) for case in itertools.islice(cases, 1)
-    ]
-    yield record
 
 
 def _gather(

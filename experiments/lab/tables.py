@@ -12,7 +12,7 @@ import pandas as pd
 
 from experiments import bootstrap
 from experiments.bootstrap import Interval
-from experiments.lab import estimates, levels, statistics
+from experiments.lab import estimates, statistics
 from experiments.lab.cells import Cases, Player
 from experiments.lab.estimates import Estimator, Judged
 from experiments.lab.play import Rules
@@ -100,7 +100,7 @@ def _player(cases: Cases, truths: Truths) -> Record:
     'effective_steps': 1 / (share @ share),
     'success': cases['success'][:, :, 1:].mean(),
     'turns': cases['length'][:, :, 1:].mean(),
-    'advantage_rms': levels.root(power),
+    'advantage_rms': statistics.root(power),
     'error_rms': np.sqrt(share @ truths.error**2),
     'clear': share @ (np.abs(truths.advantage) > 2 * truths.error),
     'good': share @ (truths.advantage > 0),
@@ -211,9 +211,9 @@ def _levels(cases: Cases, judged: Judged, truths: Truths) -> Iterator[Record]:
   """What the levels of contexts join."""
   for k in range(judged.level.shape[0]):
     grouped = judged.size[k] > 1
-    own = levels.level_bias(judged.level[k], grouped, truths)
-    state = levels.level_bias(judged.level[0], grouped, truths)
-    gap = levels.value_gap(cases, k)
+    own = statistics.level_bias(judged.level[k], grouped, truths)
+    state = statistics.level_bias(judged.level[0], grouped, truths)
+    gap = statistics.value_gap(cases, k)
     yield {
       'level': k,
       'share_grouped': judged.share_grouped[k],

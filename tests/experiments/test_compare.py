@@ -14,7 +14,7 @@ import pytest
 from envs import registry
 from envs.base import Task
 from experiments import bootstrap, folders, reported
-from experiments.comparison import gather, planned, plots, report, results
+from experiments.comparison import planned, plots, report, results
 from experiments.comparison.tables import verdict
 from experiments.configs import base, compare
 from hgpo_jax import config as config_lib
@@ -282,7 +282,7 @@ def read(folder):
     methods={name: compare.METHODS[name] for name in names},
     references=compare.REFERENCES,
     seeds=(0, 1),
-    runs=gather.read(folder / 'runs', compare.METHODS),
+    runs=results.read(folder / 'runs', compare.METHODS),
     sessions=[
       {'date': 'today', 'commit': 'c0', 'cores': 2, 'cpu': 'X', 'command': 'go'}
     ],

@@ -13,7 +13,7 @@ from envs.alfworld.game import TASK_TYPES
 from envs.alfworld.generate import SPECS
 from envs.base import Step
 from experiments.lab import cells as cells_lib
-from experiments.lab import estimates, levels, policy, reading, truth
+from experiments.lab import estimates, policy, reading, truth
 from experiments.lab import statistics as stats
 from experiments.lab.cases import (
   Case,
@@ -174,13 +174,13 @@ def test_boxes_look_alike_but_are_not_worth_the_same():
   assert (shared == 1).all()  # observations alone do not tell the doors apart
   assert ((apart < 1.5) | (apart > 4.5)).all() and (apart > 4.5).any()
   part = {k: x[second] for k, x in cell.items()}
-  gap = levels.value_gap(part, 1)
-  assert gap == levels.value_gap(part, 0) and gap.rms > 2
+  gap = stats.value_gap(part, 1)
+  assert gap == stats.value_gap(part, 0) and gap.rms > 2
   truths = stats.Truths(
     *(part[x] for x in ('advantage', 'advantage_error', 'weight'))
   )
   said, size = judged.level[1][second], judged.size[1][second]
-  found = levels.level_bias(said, size > 1, truths)
+  found = stats.level_bias(said, size > 1, truths)
   assert found.rms > 1 and (size == 4).all()
 
 

@@ -11,7 +11,7 @@ import pytest
 
 from experiments import planning
 from experiments.configs import base, paper
-from experiments.finished import changes, gather
+from experiments.layout import changes, gather
 from hgpo_jax import config as config_lib
 from hgpo_jax.train import loop
 

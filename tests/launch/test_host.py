@@ -22,11 +22,11 @@ ROOT = pathlib.Path(__file__).resolve().parents[2]
 # The supervisor of a stub, with one toy server, as `launch.host` sets it up.
 SUPERVISE = """
 import pathlib, sys
-from experiments import signals
+from experiments import supervision
 from launch import host, servers
 folder = pathlib.Path(sys.argv[1])
 with (
-  signals.Signals() as told,
+  supervision.Signals() as told,
   servers.lifeline() as (alive, held),
   servers.serving(
     'toy',

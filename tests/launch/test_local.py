@@ -10,7 +10,7 @@ import time
 
 import pytest
 
-from experiments import signals, supervision
+from experiments import supervision
 from launch import local
 from launch.job import Job
 
@@ -126,7 +126,7 @@ def test_a_host_is_told_to_stop_before_it_is_killed():
     codes = property(lambda _: [0 if len(told) > 1 else None])
     tell = staticmethod(told.append)
 
-  hurried = signals.Signals()
+  hurried = supervision.Signals()
   hurried.stop = hurried.kill = True
   work = supervision.Work('a', list, ())
   supervision._stop([Stubborn(work, [], 0.0)], hurried, print)

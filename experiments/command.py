@@ -12,6 +12,7 @@ from absl import app, flags
 
 from experiments.configs import base
 from hgpo_jax import config as config_lib
+from hgpo_jax.types import ConfigError
 
 
 def run(main: Callable[[], Any], *refusals: type[Exception]) -> None:
@@ -19,15 +20,16 @@ def run(main: Callable[[], Any], *refusals: type[Exception]) -> None:
 
   Args:
     main: the command.
-    *refusals: what it raises where a user can help it, beside OSError.
+    *refusals: errors that a user can cure; OSError is always one.
   """
+  expected: tuple[type[Exception], ...] = (*refusals, OSError)
 
   def checked(argv: Sequence[str]) -> None:
     if len(argv) > 1:
       raise app.UsageError(f'unknown arguments {argv[1:]}')
     try:
       main()
-    except (*refusals, OSError) as error:
+    except expected as error:
       sys.exit(f'{type(error).__name__}: {error}')
 
   app.run(checked, flags_parser=_parsed)
@@ -63,11 +65,14 @@ def _mistyped(argv: Sequence[str]) -> list[str]:
 def load(path: str) -> Any:
   """Imports a config file by its path, as the flag --config does.
 
-  Returns: the module; None where there is no such Python file.
+  Raises: ConfigError where there is no such Python file.
   """
   spec = importlib.util.spec_from_file_location('config_file', path)
   if spec is None or spec.loader is None or not pathlib.Path(path).exists():
-    return None
+    raise ConfigError(
+      f'{path} is no Python file; expected a config, such as '
+      'experiments/configs/alfworld_tiny.py.'
+    )
   module = importlib.util.module_from_spec(spec)
   spec.loader.exec_module(module)
   return module

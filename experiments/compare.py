@@ -20,6 +20,7 @@ from experiments.comparison import planned, plots, report
 from experiments.comparison import results as results_lib
 from experiments.comparison.planned import CompareError, PlannedRun
 from experiments.comparison.results import Results
+from experiments.configs import base
 from hgpo_jax.train import metrics
 from hgpo_jax.types import ConfigError
 
@@ -77,8 +78,13 @@ def main() -> None:
 def _play(out: pathlib.Path) -> list[PlannedRun]:
   """Plays what is not finished; returns what failed."""
   methods = _METHODS.value or planned.load_methods(_CONFIG.value).MAIN
-  given = {'iterations': _ITERATIONS.value, 'eval.games': _GAMES.value}
-  budget = {name: value for name, value in given.items() if value is not None}
+  flag_of = {
+    base.name(lambda c: c.iterations): _ITERATIONS,
+    base.name(lambda c: c.eval.games): _GAMES,
+  }
+  budget = {
+    name: flag.value for name, flag in flag_of.items() if flag.value is not None
+  }
   runs = planned.make_runs(
     _CONFIG.value, methods, _seeds(), out / 'runs', budget
   )

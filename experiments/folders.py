@@ -49,7 +49,12 @@ class RunFolder:
   @property
   def seed(self) -> int:
     """Of training."""
-    return self.fields['seed']
+    return self.fields[base.SEED]
+
+  @property
+  def cell(self) -> str:
+    """Of the paper's tables; '' for other runs."""
+    return self.fields.get(base.CELL, '')
 
   @property
   def episodes(self) -> int:

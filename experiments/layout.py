@@ -36,7 +36,7 @@ def gather(folder: pathlib.Path) -> list[RunFolder]:
     run = RunFolder(path.parent)
     if not _is_of_a_cell(run):
       continue
-    key = (run.fields['cell'], run.seed)
+    key = (run.cell, run.seed)
     if key in found:
       raise ConfigError(
         f'{found[key].path} and {run.path} both ran {key[0]} with seed '
@@ -49,7 +49,7 @@ def gather(folder: pathlib.Path) -> list[RunFolder]:
 def _is_of_a_cell(run: RunFolder) -> bool:
   if not (run.path / 'config.json').exists():
     return False
-  name = run.fields.get('cell')
+  name = run.cell
   if not name or 'final' not in run.summary:
     return False
   if name not in paper.CELLS:
@@ -62,9 +62,9 @@ def _is_of_a_cell(run: RunFolder) -> bool:
 
 def changes(run: RunFolder) -> list[str]:
   """Lists the fields in which a run differs from its cell, for people."""
-  meant = paper.get_config(run.fields['cell']).to_dict()
+  meant = paper.get_config(run.cell).to_dict()
   return config_lib.differences(
-    {**meant, 'seed': run.fields['seed']},
+    {**meant, base.SEED: run.seed},
     run.fields,
     config_lib.same_run,
     base.DEFAULT,
@@ -146,7 +146,7 @@ def report(runs: Sequence[RunFolder]) -> str:
 def _by_cell(runs: Iterable[RunFolder]) -> Mapping[str, list[RunFolder]]:
   of_cell = collections.defaultdict(list)
   for run in runs:
-    of_cell[run.fields['cell']].append(run)
+    of_cell[run.cell].append(run)
   return of_cell
 
 

@@ -1,6 +1,6 @@
-"""Runs one host's part of a job: its environment servers and its trainer.
+r"""Runs one host's part of a job: its environment servers and its trainer.
 
-  python -m launch.host --config=experiments/configs/alfworld_tiny.py \\
+  python -m launch.host --config=experiments/configs/alfworld_tiny.py \
     --config.run_dir=runs/tiny --env_servers=2
 
 Every back end starts this on every host, and only decides where. It starts the

@@ -20,11 +20,13 @@ class Local:
   """Jobs on this machine; a job's hosts are processes that share it."""
 
   def plan(self, jobs: Sequence[Job], at_once: int = 1) -> Submission:
+    """The commands of all processes."""
     return Submission(
       commands=[c for job in jobs for c in commands(job, 'PORT')]
     )
 
   def run(self, jobs: Sequence[Job], at_once: int = 1) -> list[Job]:
+    """Plays the jobs here; returns those that failed."""
     return play(jobs, at_once or 1)
 
 

@@ -12,7 +12,7 @@ import pathlib
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from subprocess import SubprocessError
-from typing import Any, Protocol
+from typing import Protocol
 
 import jax
 import ml_collections
@@ -56,6 +56,7 @@ _JOBS_AT_ONCE = flags.DEFINE_integer(
 
 
 def main(argv: Sequence[str]) -> None:
+  """Runs the sweep file that is named."""
   if len(argv) != 2:
     raise app.UsageError(
       'expected one sweep file, such as launch/sweeps/tiny.toml'
@@ -118,19 +119,21 @@ def unfinished(jobs: Iterable[Job]) -> list[Job]:
 def load(job: Job) -> Config:
   """Returns a job's config with its overrides, as `experiments.train` sees it.
 
-  Raises: LaunchError where there is no such file, variant or field, or a value
-    is of another type; ConfigError where the config cannot work.
+  Raises: LaunchError where there is no such variant or field, or a value is of
+    another type; ConfigError where there is no such file, or it cannot work.
   """
-  draft = _config(job)
-  known = _leaves(draft.to_dict())
-  for field, value in {**job.overrides, 'run_dir': job.run_dir}.items():
-    if field not in known:
-      raise LaunchError(f'{job.name}: {config_lib.unknown(field, known)}')
-    try:
-      draft.update_from_flattened_dict({field: value})
-    except (TypeError, ValueError) as error:
-      raise LaunchError(f'{job.name}: {field} = {value!r}: {error}') from error
   try:
+    draft = _config(job)
+    known = [leaf.name for leaf in config_lib.leaves(base.freeze(draft))]
+    for field, value in {**job.overrides, base.RUN_DIR: job.run_dir}.items():
+      if field not in known:
+        raise LaunchError(f'{job.name}: {config_lib.unknown(field, known)}')
+      try:
+        draft.update_from_flattened_dict({field: value})
+      except (TypeError, ValueError) as error:
+        raise LaunchError(
+          f'{job.name}: {field} = {value!r}: {error}'
+        ) from error
     config = base.freeze(draft)
     config_checks.check(config, build.planned_mesh)
     if -1 not in (config.mesh.data, config.mesh.fsdp, config.mesh.tensor):
@@ -143,26 +146,10 @@ def load(job: Job) -> Config:
 def _config(job: Job) -> ml_collections.ConfigDict:
   path, _, variant = job.config.partition(':')
   module = command.load(path)
-  if module is None:
-    raise LaunchError(
-      f'{job.name}: {path} is no Python file; expected a config, such as '
-      'experiments/configs/alfworld_tiny.py.'
-    )
   try:
     return module.get_config(*([variant] if variant else []))
   except (TypeError, ValueError) as error:
     raise LaunchError(f'{job.name}: {job.config}: {error}') from error
-
-
-def _leaves(tree: dict[str, Any], prefix: str = '') -> list[str]:
-  """Dotted names of a config's fields."""
-  names: list[str] = []
-  for name, value in tree.items():
-    if isinstance(value, dict):
-      names += _leaves(value, f'{prefix}{name}.')
-    else:
-      names.append(f'{prefix}{name}')
-  return names
 
 
 if __name__ == '__main__':

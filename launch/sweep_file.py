@@ -41,6 +41,7 @@ import tomllib
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
+from experiments.configs import base
 from hgpo_jax.config import Config, leaves
 from launch.job import Job, LaunchError
 
@@ -167,8 +168,10 @@ def _job(table: Mapping[str, Any], values: Mapping[str, _Value]) -> Job:
     if not (axis in named and value.overrides.keys() == {AXES[axis]}):
       overrides |= value.overrides
   overrides.pop('config', None)
-  if 'run_dir' in overrides:
-    raise LaunchError(f'{name} sets run_dir, which is <runs>/<name> here.')
+  if base.RUN_DIR in overrides:
+    raise LaunchError(
+      f'{name} sets {base.RUN_DIR}, which is <runs>/<name> here.'
+    )
   return Job(
     name=name,
     config=config,

@@ -41,6 +41,7 @@ class TpuPod:
   python: str = '.venv/bin/python'
 
   def plan(self, jobs: Sequence[Job], at_once: int = 0) -> Submission:
+    """A command per job, and those that make, fill and return the slice."""
     _check(at_once)
     return Submission(
       commands=[self.start(job) for job in jobs],

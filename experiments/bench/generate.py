@@ -1,8 +1,8 @@
-"""Times generation: prompts read, tokens decoded, slots against lockstep.
+r"""Times generation: prompts read, tokens decoded, slots against lockstep.
 
   python -m experiments.bench.generate --preset=small --json
   python -m experiments.bench.generate --preset=small --baseline=transformers
-  python -m experiments.bench.generate --preset=1.5b --dtype=bfloat16 \\
+  python -m experiments.bench.generate --preset=1.5b --dtype=bfloat16 \
     --batch=128 --prompt=1024 --reply=128 --turns=5
 
 Every reply has `--reply` tokens. The share of the roofline is that of decoding:

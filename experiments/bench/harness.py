@@ -88,6 +88,7 @@ class Stopwatch:
     return result
 
   def median(self, name: str) -> float:
+    """Seconds of a call, the middle one of all."""
     return statistics.median(self.seconds[name])
 
   def rate(self, name: str) -> float:

@@ -1,9 +1,9 @@
-"""Times one optimiser step on packed turns, beside transformers on equal work.
+r"""Times one optimiser step on packed turns, beside transformers on equal work.
 
   python -m experiments.bench.train --preset=small --json
   python -m experiments.bench.train --preset=small --baseline=transformers
-  python -m experiments.bench.train --preset=1.5b --dtype=bfloat16 \\
-    --remat=full --row_tokens=4096 --rows=4 --micro_batches=4 \\
+  python -m experiments.bench.train --preset=1.5b --dtype=bfloat16 \
+    --remat=full --row_tokens=4096 --rows=4 --micro_batches=4 \
     --median_prompt=1000
 
 Prompt lengths are log-normal around a median, replies have one length, or with

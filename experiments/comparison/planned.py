@@ -38,22 +38,22 @@ class PlannedRun(NamedTuple):
 
   @property
   def name(self) -> str:
+    """For people, and of the run's folder."""
     return f'{self.method}_seed{self.seed}'
 
   @property
   def log(self) -> pathlib.Path:
+    """What the run prints."""
     return self.folder.with_name(f'{self.name}.log')
 
 
 def load_methods(path: str, named: Iterable[str] = ()) -> Any:
   """Imports a config file with `METHODS`, `MAIN` and `REFERENCES`.
 
-  Raises: CompareError where there is no such file, or it lacks one of these or
-    a method that is `named`.
+  Raises: ConfigError where there is no such file; CompareError where it lacks
+    one of these, or a method that is `named`.
   """
   module = command_lib.load(path)
-  if module is None:
-    raise CompareError(f'{path} is no Python file; give a config file.')
   for name in ('METHODS', 'MAIN', 'REFERENCES'):
     if not hasattr(module, name):
       raise CompareError(
@@ -79,7 +79,8 @@ def make_runs(
 
   Args:
     path: the config file with the methods.
-    methods, seeds: whose product is played; one that is named twice, once.
+    methods: names; one that is named twice counts once.
+    seeds: with which each of them is played, likewise.
     folder: where the runs' folders are.
     budget: dotted fields that are set alike in all of them.
 
@@ -91,7 +92,7 @@ def make_runs(
   for seed in dict.fromkeys(seeds):
     for method in dict.fromkeys(methods):
       own = folder / f'{method}_seed{seed}'
-      fields = {'seed': seed, 'run_dir': str(own), **budget}
+      fields = {base.SEED: seed, base.RUN_DIR: str(own), **budget}
       config = module.get_config(method)
       config.update_from_flattened_dict(fields)
       config_checks.check(base.freeze(config))

@@ -27,6 +27,7 @@ _Row = tuple[str, Sequence[RunFolder], str]  # label, runs, phase
 
 
 def success_section(results: Results) -> Iterator[str]:
+  """Success of each method, after the warm starts."""
   yield '## Success by type of task'
   yield 'Mean over seeds ± sample standard deviation between seeds.'
   finals = [
@@ -66,6 +67,7 @@ def _starts(results: Results) -> list[_Row]:
 
 
 def differences_section(results: Results, reference: str) -> Iterator[str]:
+  """Paired differences to one method; nothing where it has no runs."""
   if reference not in results.runs or reference not in results.methods:
     return
   others = [name for name in results.methods if name != reference]
@@ -102,8 +104,10 @@ def differences_section(results: Results, reference: str) -> Iterator[str]:
       _, values = results.differences(name, reference, split)
       cells = [MISSING] * len(masks)
       if values.size:
-        found = [bootstrap.pigeonhole(values[:, x]) for x in masks.values()]
-        cells = [f'**{x:+.1f}**' if x.sign else f'{x:+.1f}' for x in found]
+        intervals = map(
+          bootstrap.pigeonhole, (values[:, x] for x in masks.values())
+        )
+        cells = [f'**{x:+.1f}**' if x.sign else f'{x:+.1f}' for x in intervals]
       rows.append([results.methods[name].label, *cells])
     yield markdown.table([split_name(split), *masks], rows)
 
@@ -112,9 +116,9 @@ def _difference(seeds: Sequence[int], values: np.ndarray) -> list[str]:
   """The interval of `[S, G]` differences, what it says, and each seed's."""
   if not seeds:
     return ['0', MISSING, MISSING, '']
-  found = bootstrap.pigeonhole(values)
+  interval = bootstrap.pigeonhole(values)
   by_seed = ', '.join(f'{x:+.1f}' for x in values.mean(1))
-  return [str(len(seeds)), f'{found:+.1f}', verdict(found), by_seed]
+  return [str(len(seeds)), f'{interval:+.1f}', verdict(interval), by_seed]
 
 
 def verdict(difference: Interval) -> str:
@@ -170,4 +174,5 @@ def _reported(cell: tuple[str, int] | None) -> list[list[str]]:
 
 
 def split_name(split: str) -> str:
+  """A split as papers call it."""
   return _SPLITS.get(split, split)

@@ -16,6 +16,7 @@ from experiments.configs import base
 
 
 def get_config() -> ml_collections.ConfigDict:
+  """Returns the experiment."""
   c = base.get_config()
   c.iterations = 250
   c.env.update(template='compact', constrained=True, history=2)

@@ -31,6 +31,7 @@ class Choice(NamedTuple):
   skill: float
 
   def draw(self, rng: random.Random) -> str:
+    """Draws a move."""
     return rng.choice(self.good if rng.random() < self.skill else self.offered)
 
   def draw_other(self, rng: random.Random, action: str) -> str:
@@ -40,6 +41,7 @@ class Choice(NamedTuple):
     return drawn
 
   def probability(self, action: str) -> float:
+    """With which `action` is drawn."""
     return self.skill * self.good.count(action) / len(self.good) + (
       1 - self.skill
     ) * self.offered.count(action) / len(self.offered)

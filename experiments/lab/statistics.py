@@ -5,8 +5,8 @@ independent estimates X_sr of each, by each of P methods. E[.] is the weighted
 mean over steps. As truth and estimates are independent, E[(X - A)^2] of the
 unknown exact A is that of the measured one less E[e^2].
 
-A level of contexts joins rows that saw the same, though what lies behind them,
-and so what they are worth, may differ: the context inconsistency of HGPO
+A level of contexts joins rows with equal observations, whose histories, and so
+values, may differ: the context inconsistency of HGPO
 (https://arxiv.org/abs/2602.22817), which the truth makes measurable.
 """
 

@@ -138,8 +138,8 @@ def judged_doors():
     for i in range(settings.steps)
   ]
   cell = {name: np.array([x[name] for x in records]) for name in records[0]}
-  found = [estimates.Estimator('rloo', 'mean', '', None, '', ())]
-  return cell, estimates.judge(cell, rules, 4, found)
+  found = [estimates.Estimator('rloo', 'mean')]
+  return cell, estimates.estimate(cell, rules, 4, found)
 
 
 def test_an_unbiased_estimator_shows_no_bias():

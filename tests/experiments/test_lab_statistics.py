@@ -193,7 +193,7 @@ def test_judged_groups_match_references_on_nested_groups():
   """The first G episodes of a group, judged as if there were no others."""
   cell = random_cell(1, turns=20)
   for group_size in (2, 4):
-    judged = estimates.judge(cell, RULES, group_size, ESTIMATED)
+    judged = estimates.estimate(cell, RULES, group_size, ESTIMATED)
     [(rows, at)] = estimates.batches(cell, RULES, group_size, 6)
     for estimator, said in zip(ESTIMATED, judged.advantages, strict=True):
       reference = references.REFERENCES[estimator.name]
@@ -256,9 +256,8 @@ def test_a_small_lab_writes_everything_and_goes_on(tmp_path, capsys):
 @pytest.mark.parametrize(
   'flag, words',
   [
-    ('distractors', ['1']),
-    ('distractors', ['3', '1']),
-    ('distractors', ['0', 'b']),
+    ('group_sizes', ['1', '4']),
+    ('alphas', ['0', 'b']),
     ('skills', ['0.3', 'nan']),
     ('depths', ['21']),
   ],

@@ -30,7 +30,9 @@ def run(main: Callable[[], Any], *refusals: type[Exception]) -> None:
     try:
       main()
     except expected as error:
-      sys.exit(f'{type(error).__name__}: {error}')
+      # ml_collections lists the places where it looked for a missing file.
+      text = _last_line(error) if type(error) is OSError else error
+      sys.exit(f'{type(error).__name__}: {text}')
 
   app.run(checked, flags_parser=_parsed)
 
@@ -45,13 +47,16 @@ def _parsed(argv: Sequence[str]) -> list[str]:
     cause: Any = error
     while isinstance(cause, BaseException) and cause.args:
       cause = cause.args[0]
-    # The last line holds the hint; above it, config_dict may list all it has.
-    hint = str(cause).strip().splitlines()[-1]
-    sys.exit(f'Wrong flags: {hint} (--help lists all.)')
+    sys.exit(f'Wrong flags: {_last_line(cause)}')
 
 
 # What config files, and overrides of their fields, may raise.
 _OF_CONFIGS = (AttributeError, KeyError, OSError, TypeError, ValueError)
+
+
+def _last_line(text: object) -> str:
+  """The hint of a long error, such as a list of all fields or a traceback."""
+  return str(text).strip().splitlines()[-1].strip()
 
 
 def _mistyped(argv: Sequence[str]) -> list[str]:

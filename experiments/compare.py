@@ -104,12 +104,12 @@ def _gather(out: pathlib.Path) -> Results:
     raise CompareError(
       f'{out / "runs"} holds no finished run; play some without --report_only.'
     )
-  wanted = {*(_METHODS.value or module.MAIN), *runs}
-  found = {seed for seeds in runs.values() for seed in seeds}
+  names = {*(_METHODS.value or module.MAIN), *runs}
+  played = {seed for seeds in runs.values() for seed in seeds}
   return Results(
-    methods={n: m for n, m in module.METHODS.items() if n in wanted},
+    methods={n: m for n, m in module.METHODS.items() if n in names},
     references=module.REFERENCES,
-    seeds=sorted({*found, *_seeds()}),
+    seeds=sorted({*played, *_seeds()}),
     runs=runs,
     sessions=sessions.read(out),
   )

@@ -112,17 +112,17 @@ def main() -> None:
 
 
 def _name(result: Mapping[str, Any]) -> str:
-  """Tells evaluations apart, so that none is written over another kind."""
+  """A name for each kind of evaluation, so that none overwrites another."""
   keys = ('split', 'data', 'temperature', 'seed', 'step')
   parts = [str(result[key]) for key in keys if key in result]
   template = _TEMPLATE.value and pathlib.Path(_TEMPLATE.value).stem
-  given = {
+  changes = {
     'games': _GAMES.value,
     'turns': _MAX_TURNS.value,
     'engine': _ENGINE.value,
     'template': template,
   }
-  parts += [f'{name}-{value}' for name, value in given.items() if value]
+  parts += [f'{name}-{value}' for name, value in changes.items() if value]
   return '_'.join(['evaluation', *parts])
 
 
@@ -183,8 +183,8 @@ def _played_with(config: Config) -> dict[str, Any]:
   """Where games come from and what plays them, for worlds with a choice."""
   options = config.env.chosen
   keys = ('data', 'engine', 'max_turns')
-  found = {key: options[key] for key in keys if key in options}
-  return {**found, 'template': config.env.template_file}
+  choices = {key: options[key] for key in keys if key in options}
+  return {**choices, 'template': config.env.template_file}
 
 
 if __name__ == '__main__':

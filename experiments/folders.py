@@ -94,14 +94,14 @@ def is_finished(folder: pathlib.Path) -> bool:
   return (folder / 'summary.json').exists()
 
 
-def others(meant: Mapping[pathlib.Path, Mapping[str, Any]]) -> str:
+def others(expected: Mapping[pathlib.Path, Mapping[str, Any]]) -> str:
   """Names the folders that hold runs of other settings; '' if none does.
 
   Args:
-    meant: folder -> config of the run that is meant to be there.
+    expected: folder -> config of the run that should be there.
   """
   wrong = []
-  for folder, config in meant.items():
+  for folder, config in expected.items():
     # A run of another length is another run, although it could be resumed.
     differences = (folder / 'config.json').exists() and (
       config_lib.differences(

@@ -31,19 +31,19 @@ def gather(folder: pathlib.Path) -> list[RunFolder]:
     raise ConfigError(
       f'{folder} does not exist; expected a folder that holds runs.'
     )
-  found: dict[tuple[str, int], RunFolder] = {}
+  by_key: dict[tuple[str, int], RunFolder] = {}
   for path in sorted(folder.rglob('summary.json')):
     run = RunFolder(path.parent)
     if not _is_of_a_cell(run):
       continue
     key = (run.cell, run.seed)
-    if key in found:
+    if key in by_key:
       raise ConfigError(
-        f'{found[key].path} and {run.path} both ran {key[0]} with seed '
+        f'{by_key[key].path} and {run.path} both ran {key[0]} with seed '
         f'{key[1]}; expected one. Move the other out of {folder}.'
       )
-    found[key] = run
-  return list(found.values())
+    by_key[key] = run
+  return list(by_key.values())
 
 
 def _is_of_a_cell(run: RunFolder) -> bool:
@@ -62,9 +62,9 @@ def _is_of_a_cell(run: RunFolder) -> bool:
 
 def changes(run: RunFolder) -> list[str]:
   """Lists the fields in which a run differs from its cell, for people."""
-  meant = paper.get_config(run.cell).to_dict()
+  cell = paper.get_config(run.cell).to_dict()
   return config_lib.differences(
-    {**meant, base.SEED: run.seed},
+    {**cell, base.SEED: run.seed},
     run.fields,
     config_lib.same_run,
     base.DEFAULT,
@@ -111,15 +111,15 @@ TABLES: dict[str, tuple[Column, ...]] = {
 
 def values(runs: Iterable[RunFolder], column: Column) -> list[float]:
   """Lists a column's numbers in percent, one per evaluation that has it."""
-  found = []
+  numbers = []
   for run in runs:
     result = run.summary['final'].get(column.split, {})
     result = result.get(str(paper.TEMPERATURE), {})
     for seed in result.get('by_seed', {}).values():
       row = seed['by_type'].get(column.kind, {}) if column.kind else seed
       if column.key in row:
-        found.append(100 * row[column.key])
-  return found
+        numbers.append(100 * row[column.key])
+  return numbers
 
 
 def report(runs: Sequence[RunFolder]) -> str:
@@ -208,14 +208,14 @@ def _cited(
   rows: Sequence[reported.Row], measure: str, sources: dict[str, int]
 ) -> str:
   """Writes what the rows report of a measure, with the source's number."""
-  found = []
+  cited = []
   for row in rows:
     figure = getattr(row, measure)
     if figure:
       number = sources.setdefault(row.source, len(sources) + 1)
       spec = '.2f' if row.history else '.1f'  # as many as the source has
-      found.append(f'{figure:{spec}} [{number}]')
-  return ', '.join(found) or UNREPORTED
+      cited.append(f'{figure:{spec}} [{number}]')
+  return ', '.join(cited) or UNREPORTED
 
 
 def csv_lines(runs: Sequence[RunFolder]) -> str:

@@ -97,14 +97,15 @@ def main() -> None:
 
 def _join() -> None:
   """Joins the other processes of the run, where there are any."""
-  told = (_COORDINATOR.value, _NUM_PROCESSES.value, _PROCESS_ID.value)
-  if _DISTRIBUTED.value and told == (None, None, None):
+  cluster = (_COORDINATOR.value, _NUM_PROCESSES.value, _PROCESS_ID.value)
+  if _DISTRIBUTED.value and cluster == (None, None, None):
     hosts.initialize()
-  elif None not in told and not _DISTRIBUTED.value:
-    hosts.initialize(*told)
-  elif told != (None, None, None):
+  elif None not in cluster and not _DISTRIBUTED.value:
+    hosts.initialize(*cluster)
+  elif cluster != (None, None, None):
     raise app.UsageError(
-      f'coordinator={told[0]}, num_processes={told[1]}, process_id={told[2]}: '
+      f'coordinator={cluster[0]}, num_processes={cluster[1]}, '
+      f'process_id={cluster[2]}: '
       'give all three, or --distributed alone on a cluster that JAX knows.'
     )
 
@@ -143,9 +144,9 @@ def _move_aside(folder: pathlib.Path) -> None:
       "a run's: give another --config.run_dir."
     )
   taken = [
-    int(found.group(1))
+    int(match[1])
     for path in folder.parent.glob(f'{folder.name}.*')
-    if (found := re.fullmatch(r'.*\.(\d+)', path.name))
+    if (match := re.fullmatch(r'.*\.(\d+)', path.name))
   ]
   older = folder.with_name(f'{folder.name}.{max(taken, default=0) + 1}')
   folder.rename(older)

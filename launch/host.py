@@ -47,7 +47,7 @@ flags.mark_flag_as_required('config')
 TRAINER = (sys.executable, '-m', 'experiments.train')
 _LOOK_SECONDS = 0.2
 _SERVE_SECONDS = 900.0  # the largest catalogue is read in minutes
-# A trainer that is preempted again and again is the scheduler's affair.
+# A trainer that is preempted again and again is left to the scheduler.
 _MOST_RESTARTS = 20
 
 
@@ -91,13 +91,13 @@ def supervise(
   signals: Signals,
   pass_fds: Sequence[int] = (),
 ) -> int:
-  """Sees a trainer through; returns the exit code for the scheduler.
+  """Runs a trainer to its end; returns the exit code for the scheduler.
 
   Args:
     command: the trainer's; it can be started again at any time.
     log: what it writes to.
     started: servers to be kept alive meanwhile.
-    signals: what this process is told.
+    signals: those that this process gets.
     pass_fds: files that the trainer inherits.
   """
   for _ in range(1 + _MOST_RESTARTS):
@@ -121,17 +121,17 @@ def _watch(
   started: Sequence[servers.EnvServer],
   signals: Signals,
 ) -> int:
-  """Waits for the trainer, and does what is due meanwhile."""
-  told = False
+  """Waits for the trainer, passes signals on, and revives servers."""
+  stopping = False
   while True:
     with contextlib.suppress(subprocess.TimeoutExpired):
       return process.wait(_LOOK_SECONDS)
     if signals.kill:
       process.kill()
-    elif signals.stop and not told:
+    elif signals.stop and not stopping:
       _say('told to stop: the trainer saves what it has')
       process.terminate()
-      told = True
+      stopping = True
     for server in started:
       if server.revive():
         _say(f'{server.address} had died and was started again')
@@ -187,7 +187,7 @@ def _claimed(name: str) -> Iterator[tuple[int, ...]]:
 
 
 def _say(text: str) -> None:
-  with contextlib.suppress(OSError):  # whoever listened may be gone
+  with contextlib.suppress(OSError):  # nobody may listen any more
     print(text, flush=True)
 
 

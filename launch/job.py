@@ -71,7 +71,7 @@ class Submission:
   Attributes:
     files: path -> text, written before anything is run.
     commands: run one after another.
-    hints: commands that people may want beside them, with what for.
+    hints: commands that people may want too, and what for.
   """
 
   files: Mapping[pathlib.Path, str] = dataclasses.field(default_factory=dict)

@@ -38,8 +38,8 @@ def commands(
   common = [*(['env', *env] if env else []), *host, *job.arguments]
   if job.hosts == 1:
     return [common]
-  told = [f'--coordinator=127.0.0.1:{port}', f'--num_processes={job.hosts}']
-  return [[*common, *told, f'--process_id={i}'] for i in range(job.hosts)]
+  cluster = [f'--coordinator=127.0.0.1:{port}', f'--num_processes={job.hosts}']
+  return [[*common, *cluster, f'--process_id={i}'] for i in range(job.hosts)]
 
 
 def play(

@@ -1,8 +1,8 @@
 """Slurm: one array job for all runs of a sweep, requeued when preempted.
 
-The script stays true to what Slurm does by itself: `--signal` tells the hosts
+The script relies on what Slurm does: `--signal` tells the hosts
 two minutes before the time is up, preemption tells them with SIGTERM too, and
-whoever ends with 75 is put back into the queue.
+a run that ends with 75 goes back into the queue.
 See https://slurm.schedmd.com/sbatch.html.
 """
 

@@ -1,7 +1,7 @@
 """TPU VM slices: one run after another, on all hosts of a slice, over ssh.
 
 The slice is there already (`hints` says how it is made); a Spot slice that was
-preempted is made again, and the same sweep goes on. Hosts outlive the ssh
+preempted is made again, and the same sweep continues. Hosts outlive the ssh
 connection, so stopping is a command of its own.
 See https://cloud.google.com/sdk/gcloud/reference/compute/tpus/tpu-vm/ssh.
 """

@@ -142,8 +142,8 @@ def _loss_and_gradient(
   for i in range(len(plan.place)):
     rows = jax.tree.map(lambda x, i=i: x[i], plan.rows)
     if rows.segments.any():
-      found = part(params, rows)
-      total = found if total is None else jax.tree.map(jnp.add, total, found)
+      term = part(params, rows)
+      total = term if total is None else jax.tree.map(jnp.add, total, term)
   return float(total[0]), total[1]
 
 

@@ -180,10 +180,10 @@ def _rollouts(
   seconds = harness.median_seconds(
     1, slots=lambda: play(False), lockstep=lambda: play(True)
   )
-  said = float(np.sum(lengths.astype(int)))
+  tokens = float(np.sum(lengths.astype(int)))
   return {
-    'rollout_tokens_per_second': said / seconds['slots'],
-    'lockstep_tokens_per_second': said / seconds['lockstep'],
+    'rollout_tokens_per_second': tokens / seconds['slots'],
+    'lockstep_tokens_per_second': tokens / seconds['lockstep'],
     'slots_over_lockstep': seconds['lockstep'] / seconds['slots'],
   }
 

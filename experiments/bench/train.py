@@ -99,13 +99,13 @@ def _turns(model: Model, shapes: packing.Shapes) -> list[types.Turn]:
 
   turns: list[types.Turn] = []
   while True:
-    more = [*turns, turn()]
-    flat = packing.flatten(more, shapes)
-    sizes = [flat.sizes, flat.reply_sizes, np.ones(len(more), np.int64)]
+    extended = [*turns, turn()]
+    flat = packing.flatten(extended, shapes)
+    sizes = [flat.sizes, flat.reply_sizes, np.ones(len(extended), np.int64)]
     room = (shapes.tokens, shapes.replies, shapes.turns)
     if packing.first_fit(np.stack(sizes, 1), room).max() >= rows:
       return turns
-    turns = more
+    turns = extended
 
 
 def _measure(

@@ -124,8 +124,8 @@ def unfinished(runs: Iterable[PlannedRun]) -> list[PlannedRun]:
 
 def command(run: PlannedRun, trainer: Sequence[str] = TRAINER) -> list[str]:
   """What plays a run, from the start or from where it was interrupted."""
-  begun = (run.folder / 'config.json').exists()
-  return [*trainer, *run.flags, *(['--resume'] if begun else [])]
+  started = (run.folder / 'config.json').exists()
+  return [*trainer, *run.flags, *(['--resume'] if started else [])]
 
 
 def play(

@@ -79,13 +79,14 @@ def main() -> None:
     print(f'{time.monotonic() - begin:7.0f} s  {text}', flush=True)
 
   config = base.freeze(alfworld_tiny.get_config())
-  games, folder = config.env.chosen, pathlib.Path(_OUT.value)
+  games = config.env.options[config.env.world]
+  folder = pathlib.Path(_OUT.value)
   alphas = _numbers(_ALPHAS, float, -100, 100)
   group_sizes = _numbers(_GROUP_SIZES, int, 2, 1024)
   players = [
     *itertools.product(
       _numbers(_SKILLS, float, 0, 1),
-      _numbers(_DEPTHS, int, 0, games['max_turns']),
+      _numbers(_DEPTHS, int, 0, games.max_turns),
     )
   ]
   settings = Settings(
@@ -95,11 +96,11 @@ def main() -> None:
     replicates=_REPLICATES.value,
     episodes=max(group_sizes),
     members=_MEMBERS.value,
-    max_turns=games['max_turns'],
+    max_turns=games.max_turns,
     gamma=config.algo.gamma,
     reward=config.algo.reward_scale,
-    family=games['family'],
-    distractors=games['num_distractors'],
+    family=games.family,
+    distractors=games.num_distractors,
   )
   todo = len(missing(folder / 'cells', players))
   everything = tables.joined(

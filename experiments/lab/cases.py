@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import itertools
 import math
+import operator
 import random
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -223,12 +225,8 @@ def _members(
 
 def _shared(one: Sequence[str], two: Sequence[str]) -> int:
   """How many observations before the last are equal, counted backwards."""
-  count = 0
-  for x, y in zip(reversed(one[:-1]), reversed(two[:-1]), strict=False):
-    if x != y:
-      break
-    count += 1
-  return count
+  equal = map(operator.eq, reversed(one[:-1]), reversed(two[:-1]))
+  return sum(itertools.takewhile(bool, equal))
 
 
 def encode(

@@ -14,6 +14,7 @@ import numpy as np
 from experiments.configs import base
 from hgpo_jax import config as config_lib
 from hgpo_jax.config import Config
+from hgpo_jax.types import ConfigError
 
 
 @dataclasses.dataclass(frozen=True)
@@ -94,11 +95,16 @@ def is_finished(folder: pathlib.Path) -> bool:
   return (folder / 'summary.json').exists()
 
 
-def others(expected: Mapping[pathlib.Path, Mapping[str, Any]]) -> str:
-  """Names the folders that hold runs of other settings; '' if none does.
+def unfinished(
+  expected: Mapping[pathlib.Path, Mapping[str, Any]], elsewhere: str
+) -> list[pathlib.Path]:
+  """Lists the folders whose runs are to be played or continued.
 
   Args:
-    expected: folder -> config of the run that should be there.
+    expected: folder -> config of the run that belongs there.
+    elsewhere: the option that chooses other folders, for the error.
+
+  Raises: ConfigError that names the folders with runs of other settings.
   """
   wrong = []
   for folder, config in expected.items():
@@ -109,7 +115,10 @@ def others(expected: Mapping[pathlib.Path, Mapping[str, Any]]) -> str:
       )
     )
     if differences:
-      wrong.append(f'\n  {folder} (saved -> given): {"; ".join(differences)}')
-  if not wrong:
-    return ''
-  return 'these folders hold runs of other settings:' + ''.join(wrong)
+      wrong.append(f'  {folder} (saved -> given): {"; ".join(differences)}\n')
+  if wrong:
+    raise ConfigError(
+      f'these folders hold runs of other settings:\n{"".join(wrong)}'
+      f'Give the saved values, or {elsewhere}, or move the folders away.'
+    )
+  return [folder for folder in expected if not is_finished(folder)]

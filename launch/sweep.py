@@ -104,16 +104,11 @@ def make_backend(name: str, sweep: sweep_file.Sweep) -> Backend:
 def unfinished(jobs: Iterable[Job]) -> list[Job]:
   """Returns the jobs that have no summary; checks all of them.
 
-  Raises: LaunchError for fields that no config has, and for folders that hold
-    runs of other settings; ConfigError for a config that cannot work.
+  Raises: as `load` and `folders.unfinished`.
   """
-  named = {pathlib.Path(job.run_dir): job for job in jobs}
-  if wrong := folders.others({f: load(j).to_dict() for f, j in named.items()}):
-    raise LaunchError(
-      f'{wrong}\nGive the saved values, or other `runs`, or move the folders '
-      'away.'
-    )
-  return [job for f, job in named.items() if not folders.is_finished(f)]
+  of_folder = {pathlib.Path(job.run_dir): job for job in jobs}
+  expected = {x: load(job).to_dict() for x, job in of_folder.items()}
+  return [of_folder[x] for x in folders.unfinished(expected, 'other `runs`')]
 
 
 def load(job: Job) -> Config:

@@ -109,17 +109,10 @@ def make_runs(
 
 
 def unfinished(runs: Iterable[PlannedRun]) -> list[PlannedRun]:
-  """Returns the runs that have no summary yet.
-
-  Raises: CompareError if a folder holds a run of another config.
-  """
-  runs = list(runs)
-  if wrong := folders.others({c.folder: c.config for c in runs}):
-    raise CompareError(
-      f'{wrong}\nGive the saved values, or another --out, or move the folders '
-      'away.'
-    )
-  return [run for run in runs if not folders.is_finished(run.folder)]
+  """Returns the runs that have no summary yet; see `folders.unfinished`."""
+  of_folder = {run.folder: run for run in runs}
+  expected = {folder: run.config for folder, run in of_folder.items()}
+  return [of_folder[x] for x in folders.unfinished(expected, 'another --out')]
 
 
 def command(run: PlannedRun, trainer: Sequence[str] = TRAINER) -> list[str]:

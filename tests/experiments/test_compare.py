@@ -191,7 +191,7 @@ def test_a_run_of_other_settings_is_refused(tmp_path, finished):
   save_config(planned_run, iterations=7)
   if finished:
     (planned_run.folder / 'summary.json').write_text('{}')
-  with pytest.raises(planned.CompareError) as error:
+  with pytest.raises(types.ConfigError) as error:
     planned.unfinished([planned_run])
   assert 'iterations: 7 -> 3' in str(error.value)
   assert 'another --out' in str(error.value)

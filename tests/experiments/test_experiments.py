@@ -11,6 +11,7 @@ import pytest
 
 from envs import registry
 from experiments.configs import alfworld, alfworld_tiny, base, toy
+from hgpo_jax import config as config_lib
 from tests.alfworld_data import need_package, unpack_released
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
@@ -42,6 +43,12 @@ def test_configs_hold_the_fields_of_base_and_are_json(module):
   assert shapes[0] == shapes[1]
 
 
+def test_fields_are_named_by_their_attributes():
+  assert base.name(lambda c: c.eval.games) == 'eval.games'
+  names = {leaf.name for leaf in config_lib.leaves(base.DEFAULT)}
+  assert names >= {base.CELL, base.RUN_DIR, base.SEED}
+
+
 @pytest.mark.parametrize('world', registry.WORLDS)
 def test_a_world_without_options_is_that_of_base(world):
   """So a server that is told none plays what the trainer means."""
@@ -56,7 +63,19 @@ def test_a_world_without_options_is_that_of_base(world):
       ['--config.optim.learning_rat=1'],
       "'optim.learning_rat'; did you mean optim.learning_rate",
     ),
-    (['--config=nowhere.py'], "No such file or directory: 'nowhere.py'"),
+    (
+      ['--config.algo.gama=1', '--config.sed=1'],
+      "'algo.gama'; did you mean algo.gamma?; no field is called 'sed'",
+    ),
+    (['--config.iterations=many'], 'Wrong flags: flag --config.iterations='),
+    (
+      [f'--config={CONFIGS}/paper.py:hgpo'],
+      "ValueError: no cell is called 'hgpo'; expected ",
+    ),
+    (
+      ['--config=nowhere.py'],
+      "OSError: [Errno 2] No such file or directory: 'nowhere.py'",
+    ),
   ],
 )
 def test_what_is_mistyped_is_said_in_a_line(flags, match):

@@ -187,7 +187,7 @@ def test_finished_runs_are_left_and_others_go_on(tmp_path):
   (first / 'summary.json').write_text('{}')
   assert sweep.unfinished(jobs) == [jobs[1]]
   (first / 'config.json').write_text(json.dumps(config | {'iterations': 9}))
-  with pytest.raises(LaunchError, match='iterations: 9 -> 250'):
+  with pytest.raises(ConfigError, match='iterations: 9 -> 250'):
     sweep.unfinished(jobs)
 
 

@@ -123,7 +123,7 @@ def _scores(
   raw = statistics.parts(advantages, truths, share, np.ones(len(methods)))
   scaled = statistics.parts(advantages, truths, share, scale)
   signs = [statistics.sign_accuracy(x, truths) for x in advantages]
-  zeros = (advantages == 0).mean(2) @ truths.weight
+  zeros = [truths.weight @ (x == 0).mean(1) for x in advantages]
   sign, sign_balanced, sign_steps = zip(*signs, strict=True)
   return pd.DataFrame(
     {
@@ -143,7 +143,7 @@ def _scores(
       'sign': sign,
       'sign_balanced': sign_balanced,
       'sign_steps': sign_steps,
-      'silent': zeros / truths.weight.sum(),
+      'silent': np.array(zeros) / truths.weight.sum(),
     }
   )
 

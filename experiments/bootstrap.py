@@ -8,7 +8,7 @@ weights that several statistics share.
 from __future__ import annotations
 
 import functools
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -29,16 +29,16 @@ class Interval(NamedTuple):
   @property
   def sign(self) -> int:
     """Of the mean, as far as it is known: 0 where the interval contains 0."""
-    return (self.low > 0) - (self.high < 0)
+    return int(self.low > 0) - int(self.high < 0)
 
   def __format__(self, spec: str) -> str:
     return f'{self.mean:{spec}} [{self.low:{spec}}, {self.high:{spec}}]'
 
 
-def interval(mean: float, draws: np.ndarray) -> Interval:
-  """The middle 95 % of bootstrapped means `[D]`, around the mean itself."""
-  low, high = np.quantile(draws, _BOUNDS)
-  return Interval(float(mean), float(low), float(high))
+def interval(mean: Any, draws: np.ndarray) -> Interval:
+  """A mean `[...]` and the middle 95 % of its bootstrapped ones `[D, ...]`."""
+  low, high = np.quantile(draws, _BOUNDS, axis=0)
+  return Interval(mean, low, high)
 
 
 def counts(

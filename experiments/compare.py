@@ -11,15 +11,16 @@ from __future__ import annotations
 import pathlib
 import shutil
 import sys
-from collections.abc import Sequence
 
 import jax
-from absl import app, flags
+from absl import flags
 
-from experiments import sessions, signals
-from experiments.comparison import gather, planned, plots, report
+from experiments import command, sessions, supervision
+from experiments.comparison import planned, plots, report
+from experiments.comparison import results as results_lib
 from experiments.comparison.planned import CompareError, PlannedRun
 from experiments.comparison.results import Results
+from experiments.configs import base
 from hgpo_jax.train import metrics
 from hgpo_jax.types import ConfigError
 
@@ -47,11 +48,10 @@ flags.register_validator(
 )
 
 
-def main(argv: Sequence[str]) -> None:
-  if len(argv) > 1:
-    raise app.UsageError(f'unknown arguments {argv[1:]}')
+def main() -> None:
+  """Plays, gathers, and writes the report."""
   jax.config.update('jax_platforms', 'cpu')  # the runs have the accelerator
-  signals.end_like_ctrl_c()  # and the runs save what they have
+  supervision.end_like_ctrl_c()  # and the runs save what they have
   out = pathlib.Path(_OUT.value)
   failed: list[PlannedRun] = []
   try:
@@ -60,8 +60,6 @@ def main(argv: Sequence[str]) -> None:
     results = _gather(out)
   except KeyboardInterrupt:
     sys.exit('Stopped. The same command goes on from what is saved.')
-  except (CompareError, ConfigError, OSError) as error:
-    sys.exit(f'{type(error).__name__}: {error}')
   written = _write(results, out)
   print(f'{written[0]} written')
   if _RESULTS.value:
@@ -80,8 +78,13 @@ def main(argv: Sequence[str]) -> None:
 def _play(out: pathlib.Path) -> list[PlannedRun]:
   """Plays what is not finished; returns what failed."""
   methods = _METHODS.value or planned.load_methods(_CONFIG.value).MAIN
-  given = {'iterations': _ITERATIONS.value, 'eval.games': _GAMES.value}
-  budget = {name: value for name, value in given.items() if value is not None}
+  flag_of = {
+    base.name(lambda c: c.iterations): _ITERATIONS,
+    base.name(lambda c: c.eval.games): _GAMES,
+  }
+  budget = {
+    name: flag.value for name, flag in flag_of.items() if flag.value is not None
+  }
   runs = planned.make_runs(
     _CONFIG.value, methods, _seeds(), out / 'runs', budget
   )
@@ -96,17 +99,17 @@ def _play(out: pathlib.Path) -> list[PlannedRun]:
 def _gather(out: pathlib.Path) -> Results:
   """Reads all finished runs, those of earlier seeds too."""
   module = planned.load_methods(_CONFIG.value, _METHODS.value or ())
-  runs = gather.read(out / 'runs', module.METHODS)
+  runs = results_lib.read(out / 'runs', module.METHODS)
   if not runs:
     raise CompareError(
       f'{out / "runs"} holds no finished run; play some without --report_only.'
     )
-  wanted = {*(_METHODS.value or module.MAIN), *runs}
-  found = {seed for seeds in runs.values() for seed in seeds}
+  names = {*(_METHODS.value or module.MAIN), *runs}
+  played = {seed for seeds in runs.values() for seed in seeds}
   return Results(
-    methods={n: m for n, m in module.METHODS.items() if n in wanted},
+    methods={n: m for n, m in module.METHODS.items() if n in names},
     references=module.REFERENCES,
-    seeds=sorted({*found, *_seeds()}),
+    seeds=sorted({*played, *_seeds()}),
     runs=runs,
     sessions=sessions.read(out),
   )
@@ -126,4 +129,4 @@ def _seeds() -> list[int]:
 
 
 if __name__ == '__main__':
-  app.run(main)
+  command.run(main, CompareError, ConfigError)

@@ -10,13 +10,13 @@ from __future__ import annotations
 
 import dataclasses
 import pathlib
-import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
-from absl import app, flags, logging
+from absl import flags, logging
 
 from envs.base import EnvError
+from experiments import command
 from experiments.configs import base
 from hgpo_jax.config import Config, Env
 from hgpo_jax.model import tokenizer as tokenizer_lib
@@ -70,25 +70,9 @@ _ENGINE = flags.DEFINE_enum(
 )
 
 
-def main(argv: Sequence[str]) -> None:
-  if len(argv) > 1:
-    raise app.UsageError(f'unknown arguments {argv[1:]}')
-  logging.set_verbosity(logging.WARNING)
-  try:
-    result = run()
-  except (
-    checkpoint.CheckpointError,
-    ConfigError,
-    EnvError,
-    WeightsError,
-    OSError,
-  ) as error:
-    sys.exit(f'{type(error).__name__}: {error}')
-  print(evaluate.table(result))
-
-
-def run() -> dict[str, Any]:
+def main() -> None:
   """Plays, and writes the result beside the checkpoints."""
+  logging.set_verbosity(logging.WARNING)
   folder = pathlib.Path(_CHECKPOINT.value)
   with checkpoint.opened(folder / 'checkpoints') as store:
     step = _STEP.value if _STEP.value is not None else store.latest()
@@ -124,21 +108,21 @@ def run() -> dict[str, Any]:
   path = folder / f'{_name(result)}.json'
   metrics.write_json(path, result)
   print(f'{path} written')
-  return result
+  print(evaluate.table(result))
 
 
 def _name(result: Mapping[str, Any]) -> str:
-  """Tells evaluations apart, so that none is written over another kind."""
+  """A name for each kind of evaluation, so that none overwrites another."""
   keys = ('split', 'data', 'temperature', 'seed', 'step')
   parts = [str(result[key]) for key in keys if key in result]
   template = _TEMPLATE.value and pathlib.Path(_TEMPLATE.value).stem
-  given = {
+  changes = {
     'games': _GAMES.value,
     'turns': _MAX_TURNS.value,
     'engine': _ENGINE.value,
     'template': template,
   }
-  parts += [f'{name}-{value}' for name, value in given.items() if value]
+  parts += [f'{name}-{value}' for name, value in changes.items() if value]
   return '_'.join(['evaluation', *parts])
 
 
@@ -199,9 +183,11 @@ def _played_with(config: Config) -> dict[str, Any]:
   """Where games come from and what plays them, for worlds with a choice."""
   options = config.env.chosen
   keys = ('data', 'engine', 'max_turns')
-  found = {key: options[key] for key in keys if key in options}
-  return {**found, 'template': config.env.template_file}
+  choices = {key: options[key] for key in keys if key in options}
+  return {**choices, 'template': config.env.template_file}
 
 
 if __name__ == '__main__':
-  app.run(main)
+  command.run(
+    main, checkpoint.CheckpointError, ConfigError, EnvError, WeightsError
+  )

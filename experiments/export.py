@@ -7,11 +7,10 @@ what transformers, vLLM and SGLang load; adapters are merged into the weights.
 from __future__ import annotations
 
 import pathlib
-import sys
-from collections.abc import Sequence
 
-from absl import app, flags, logging
+from absl import flags, logging
 
+from experiments import command
 from experiments.configs import base
 from hgpo_jax.model import lora, weights
 from hgpo_jax.model import tokenizer as tokenizer_lib
@@ -32,20 +31,11 @@ _DTYPE = flags.DEFINE_enum(
 )
 
 
-def main(argv: Sequence[str]) -> None:
-  if len(argv) > 1:
-    raise app.UsageError(f'unknown arguments {argv[1:]}')
+def main() -> None:
+  """Exports what the flags name."""
   logging.set_verbosity(logging.WARNING)
   folder, output = pathlib.Path(_CHECKPOINT.value), pathlib.Path(_OUTPUT.value)
-  try:
-    export(folder, output, step=_STEP.value, dtype=_DTYPE.value)
-  except (
-    checkpoint.CheckpointError,
-    ConfigError,
-    weights.WeightsError,
-    OSError,
-  ) as error:
-    sys.exit(f'{type(error).__name__}: {error}')
+  export(folder, output, step=_STEP.value, dtype=_DTYPE.value)
   print(f'{output} written')
 
 
@@ -76,4 +66,6 @@ def export(
 
 
 if __name__ == '__main__':
-  app.run(main)
+  command.run(
+    main, checkpoint.CheckpointError, ConfigError, weights.WeightsError
+  )

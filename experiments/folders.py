@@ -14,6 +14,7 @@ import numpy as np
 from experiments.configs import base
 from hgpo_jax import config as config_lib
 from hgpo_jax.config import Config
+from hgpo_jax.types import ConfigError
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,7 +50,12 @@ class RunFolder:
   @property
   def seed(self) -> int:
     """Of training."""
-    return self.fields['seed']
+    return self.fields[base.SEED]
+
+  @property
+  def cell(self) -> str:
+    """Of the paper's tables; '' for other runs."""
+    return self.fields.get(base.CELL, '')
 
   @property
   def episodes(self) -> int:
@@ -89,14 +95,19 @@ def is_finished(folder: pathlib.Path) -> bool:
   return (folder / 'summary.json').exists()
 
 
-def others(meant: Mapping[pathlib.Path, Mapping[str, Any]]) -> str:
-  """Names the folders that hold runs of other settings; '' if none does.
+def unfinished(
+  expected: Mapping[pathlib.Path, Mapping[str, Any]], elsewhere: str
+) -> list[pathlib.Path]:
+  """Lists the folders whose runs are to be played or continued.
 
   Args:
-    meant: folder -> config of the run that is meant to be there.
+    expected: folder -> config of the run that belongs there.
+    elsewhere: the option that chooses other folders, for the error.
+
+  Raises: ConfigError that names the folders with runs of other settings.
   """
   wrong = []
-  for folder, config in meant.items():
+  for folder, config in expected.items():
     # A run of another length is another run, although it could be resumed.
     differences = (folder / 'config.json').exists() and (
       config_lib.differences(
@@ -104,7 +115,10 @@ def others(meant: Mapping[pathlib.Path, Mapping[str, Any]]) -> str:
       )
     )
     if differences:
-      wrong.append(f'\n  {folder} (saved -> given): {"; ".join(differences)}')
-  if not wrong:
-    return ''
-  return 'these folders hold runs of other settings:' + ''.join(wrong)
+      wrong.append(f'  {folder} (saved -> given): {"; ".join(differences)}\n')
+  if wrong:
+    raise ConfigError(
+      f'these folders hold runs of other settings:\n{"".join(wrong)}'
+      f'Give the saved values, or {elsewhere}, or move the folders away.'
+    )
+  return [folder for folder in expected if not is_finished(folder)]

@@ -7,15 +7,68 @@ Numbers are percent: mean ± sample standard deviation over the n evaluations
 from __future__ import annotations
 
 import collections
+import pathlib
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import pandas as pd
 
-from experiments import finished, markdown, reported
-from experiments.configs import paper
+from experiments import markdown, reported
+from experiments.configs import base, paper
 from experiments.folders import RunFolder
 from experiments.markdown import MISSING, UNREPORTED
+from hgpo_jax import config as config_lib
+from hgpo_jax.types import ConfigError
+
+
+def gather(folder: pathlib.Path) -> list[RunFolder]:
+  """Finds the finished runs of cells below a folder.
+
+  Raises: ConfigError where there is no such folder, a run is of a cell that
+    does not exist, or two runs are of one cell and seed.
+  """
+  if not folder.is_dir():
+    raise ConfigError(
+      f'{folder} does not exist; expected a folder that holds runs.'
+    )
+  by_key: dict[tuple[str, int], RunFolder] = {}
+  for path in sorted(folder.rglob('summary.json')):
+    run = RunFolder(path.parent)
+    if not _is_of_a_cell(run):
+      continue
+    key = (run.cell, run.seed)
+    if key in by_key:
+      raise ConfigError(
+        f'{by_key[key].path} and {run.path} both ran {key[0]} with seed '
+        f'{key[1]}; expected one. Move the other out of {folder}.'
+      )
+    by_key[key] = run
+  return list(by_key.values())
+
+
+def _is_of_a_cell(run: RunFolder) -> bool:
+  if not (run.path / 'config.json').exists():
+    return False
+  name = run.cell
+  if not name or 'final' not in run.summary:
+    return False
+  if name not in paper.CELLS:
+    raise ConfigError(
+      f'{run.path} ran {name!r}, which is no cell of experiments/configs/'
+      'paper.py. Move it away.'
+    )
+  return True
+
+
+def changes(run: RunFolder) -> list[str]:
+  """Lists the fields in which a run differs from its cell, for people."""
+  cell = paper.get_config(run.cell).to_dict()
+  return config_lib.differences(
+    {**cell, base.SEED: run.seed},
+    run.fields,
+    config_lib.same_run,
+    base.DEFAULT,
+  )
 
 
 class Column(NamedTuple):
@@ -58,15 +111,15 @@ TABLES: dict[str, tuple[Column, ...]] = {
 
 def values(runs: Iterable[RunFolder], column: Column) -> list[float]:
   """Lists a column's numbers in percent, one per evaluation that has it."""
-  found = []
+  numbers = []
   for run in runs:
     result = run.summary['final'].get(column.split, {})
     result = result.get(str(paper.TEMPERATURE), {})
     for seed in result.get('by_seed', {}).values():
       row = seed['by_type'].get(column.kind, {}) if column.kind else seed
       if column.key in row:
-        found.append(100 * row[column.key])
-  return found
+        numbers.append(100 * row[column.key])
+  return numbers
 
 
 def report(runs: Sequence[RunFolder]) -> str:
@@ -83,9 +136,9 @@ def report(runs: Sequence[RunFolder]) -> str:
     lines += [_without_history(size, sources), '']
   lines += [f'[{number}] {source}  ' for source, number in sources.items()]
   lines += [
-    f'\\* {run.path}: {"; ".join(changes)} (cell -> run)  '
+    f'\\* {run.path}: {"; ".join(changed)} (cell -> run)  '
     for run in runs
-    if (changes := finished.changes(run))
+    if (changed := changes(run))
   ]
   return '\n'.join([*lines, ''])
 
@@ -93,7 +146,7 @@ def report(runs: Sequence[RunFolder]) -> str:
 def _by_cell(runs: Iterable[RunFolder]) -> Mapping[str, list[RunFolder]]:
   of_cell = collections.defaultdict(list)
   for run in runs:
-    of_cell[run.fields['cell']].append(run)
+    of_cell[run.cell].append(run)
   return of_cell
 
 
@@ -111,7 +164,7 @@ def _table(
     if (cell.size, cell.world) != (size, columns[0].world):
       continue
     runs = of_cell.get(name, ())
-    row = [_label(cell) + ' \\*' * any(map(finished.changes, runs))]
+    row = [_label(cell) + ' \\*' * any(map(changes, runs))]
     row.append(str(len(values(runs, columns[-1]))))
     for column in columns:
       numbers = values(runs, column)
@@ -155,14 +208,14 @@ def _cited(
   rows: Sequence[reported.Row], measure: str, sources: dict[str, int]
 ) -> str:
   """Writes what the rows report of a measure, with the source's number."""
-  found = []
+  cited = []
   for row in rows:
     figure = getattr(row, measure)
     if figure:
       number = sources.setdefault(row.source, len(sources) + 1)
       spec = '.2f' if row.history else '.1f'  # as many as the source has
-      found.append(f'{figure:{spec}} [{number}]')
-  return ', '.join(found) or UNREPORTED
+      cited.append(f'{figure:{spec}} [{number}]')
+  return ', '.join(cited) or UNREPORTED
 
 
 def csv_lines(runs: Sequence[RunFolder]) -> str:
@@ -195,5 +248,5 @@ def _record(
     'mean': round(figure.mean, 2) if figure else MISSING,
     'std': round(figure.std, 2) if figure and figure.std is not None else '',
     'reported': ' or '.join(figures) or UNREPORTED,
-    'changes': '; '.join(x for run in runs for x in finished.changes(run)),
+    'changes': '; '.join(x for run in runs for x in changes(run)),
   }

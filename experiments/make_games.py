@@ -6,15 +6,13 @@ what `--config.env.alfworld.data=files --config.env.alfworld.root=games` plays.
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Sequence
-
 import tqdm
-from absl import app, flags
+from absl import flags
 
 from envs.alfworld import generate
 from envs.alfworld.games import write_game
 from envs.base import EnvError
+from experiments import command
 
 _OUTPUT = flags.DEFINE_string(
   'output', None, 'Becomes the folder that holds json_2.1.1/.', required=True
@@ -25,17 +23,13 @@ _FAMILY = flags.DEFINE_enum('family', 'full', list(generate.SPECS), 'Size.')
 _SEED = flags.DEFINE_integer('seed', 0, 'Another seed, other games.')
 
 
-def main(argv: Sequence[str]) -> None:
-  if len(argv) > 1:
-    raise app.UsageError(f'unknown arguments {argv[1:]}')
+def main() -> None:
+  """Generates and writes them."""
   spec = generate.SPECS[_FAMILY.value]
-  try:
-    for index in tqdm.tqdm(range(_GAMES.value), desc='games'):
-      game = generate.generate_game(spec, _SPLIT.value, index, _SEED.value)
-      write_game(game, _OUTPUT.value, _SPLIT.value)
-  except (EnvError, OSError) as error:
-    sys.exit(f'{type(error).__name__}: {error}')
+  for index in tqdm.tqdm(range(_GAMES.value), desc='games'):
+    game = generate.generate_game(spec, _SPLIT.value, index, _SEED.value)
+    write_game(game, _OUTPUT.value, _SPLIT.value)
 
 
 if __name__ == '__main__':
-  app.run(main)
+  command.run(main, EnvError)

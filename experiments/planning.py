@@ -1,4 +1,4 @@
-"""What an experiment will do and hold, said before anything is made.
+"""What an experiment will do and need, before it starts.
 
 Nothing is downloaded or allocated: a checkpoint that is not here has the size
 that its name says, and the mesh need not be of devices that are here.
@@ -24,11 +24,11 @@ from hgpo_jax.model.weights import WeightsError
 from hgpo_jax.train import build, config_checks, tasks
 from hgpo_jax.train import policy as policy_lib
 
-Lines = Iterator[tuple[str, str]]  # what is meant, and what is known of it
+Lines = Iterator[tuple[str, str]]  # name and text
 
 
 class Plan(NamedTuple):
-  """What is known, and what stands against it.
+  """What a run would do, and why it cannot.
 
   Attributes:
     lines: for people.
@@ -45,20 +45,20 @@ class Plan(NamedTuple):
 
 def plan(config: Config, folder: pathlib.Path) -> Plan:
   """Looks ahead at a run of `config` in `folder`."""
-  made = Plan([], [])
-  made.lines.append(f'{"plan of":<12}{config.cell or folder}')
+  result = Plan([], [])
+  result.lines.append(f'{"plan of":<12}{config.cell or folder}')
   # Devices that are not here are no reason against it.
   problems = config_checks.problems(config, build.planned_mesh)
-  made.refused.extend(f'ConfigError: {text}' for text in problems)
+  result.refused.extend(f'ConfigError: {text}' for text in problems)
   for part in (_games,) if problems else (_work, _games, _policy, _files):
     try:
       for name, text in part(config, folder):
-        made.lines.append(f'{name:<12}{text}')
+        result.lines.append(f'{name:<12}{text}')
     except (ValueError, EnvError, WeightsError, OSError) as error:
       reason = f'{type(error).__name__}: {error}'
-      if reason not in made.refused:  # two parts may ask for the same
-        made.refused.append(reason)
-  return made
+      if reason not in result.refused:  # two parts may ask for the same
+        result.refused.append(reason)
+  return result
 
 
 def check_devices(config: Config) -> None:
@@ -81,7 +81,7 @@ def _work(config: Config, folder: pathlib.Path) -> Lines:
   )
   prompt, reply = max(c.sampling.prompt_buckets), c.sampling.max_reply
   limit = config.env.chosen.get('max_turns')
-  if limit is None:  # the world's own affair
+  if limit is None:  # the world decides
     yield 'tokens', f'at most {prompt:,} + {reply:,} a turn'
     return
   turns = episodes * limit
@@ -139,8 +139,7 @@ def _policy(config: Config, folder: pathlib.Path) -> Lines:
   shape = ' x '.join(f'{k} {v}' for k, v in mesh.shape.items())
   ways, here = math.prod(mesh.shape.values()), jax.device_count()
   yield 'devices', f'{ways} = {shape}; {here} here ({jax.default_backend()})'
-  given = config.mesh.device_gib
-  if not given and memory.device_memory() is None:
+  if not config.mesh.device_gib and memory.device_memory() is None:
     yield 'note', 'no --config.mesh.device_gib: whether it fits is not checked'
   if jax.default_backend() == 'cpu' and policy.model.config.attention == 'auto':
     yield 'note', 'memory is that of the plain attention, which needs the most'
@@ -178,10 +177,10 @@ def _list(values: Any) -> str:
 
 def _planned(config: Config) -> policy_lib.Policy:
   """The policy on the mesh that is meant."""
-  c, found = config, config.policy.checkpoint
-  if found and not pathlib.Path(found).is_dir():
+  c, checkpoint = config, config.policy.checkpoint
+  if checkpoint and not pathlib.Path(checkpoint).is_dir():
     policy = dataclasses.replace(
-      c.policy, checkpoint='', preset=models.released(found)
+      c.policy, checkpoint='', preset=models.released(checkpoint)
     )
     c = dataclasses.replace(c, policy=policy)
   return policy_lib.Policy(

@@ -43,16 +43,16 @@ def figure_of(values: Sequence[float] | np.ndarray) -> Figure:
 
 
 class Row(NamedTuple):
-  """What one source says of one method.
+  """What one source reports of one method.
 
   Attributes:
     source: where it was read.
     method: as cells name it, perhaps with a variant behind a comma.
     size: of Qwen2.5.
-    history: K; None where the source was not found to say it.
+    history: K; None where the source does not say it.
     seen: success on ALFWorld's games, in distribution.
     unseen: the same, out of distribution.
-    alfworld: the same, where the source was not found to say which.
+    alfworld: the same, where the source does not say which.
     score: WebShop's own, of 100.
     success: share of WebShop's goals with the full score.
   """
@@ -70,15 +70,15 @@ class Row(NamedTuple):
 
 def _of_source(source: str, fields: str, *rows: tuple[Any, ...]) -> list[Row]:
   """Rows of method, size, K and then figures: a mean, or a mean and spread."""
-  found = []
+  result = []
   for method, size, history, *figures in rows:
     named = {
       field: Figure(*value) if isinstance(value, tuple) else Figure(value)
       for field, value in zip(fields.split(), figures, strict=False)
       if value is not None
     }
-    found.append(Row(source, method, size, history, **named))
-  return found
+    result.append(Row(source, method, size, history, **named))
+  return result
 
 
 ROWS = (

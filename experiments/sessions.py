@@ -18,7 +18,7 @@ _FILE = 'sessions.jsonl'
 
 
 def describe(module: str, arguments: Sequence[str]) -> dict[str, Any]:
-  """Returns what a reader needs to judge seconds and to repeat a command."""
+  """Returns what a reader needs to repeat a command and to compare seconds."""
   return {
     'command': shlex.join(['python', '-m', module, *arguments]),
     'date': datetime.date.today().isoformat(),

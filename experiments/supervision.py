@@ -1,4 +1,4 @@
-"""Work in the background: so much at once, and stopped gently."""
+"""Runs work in the background, some at once, and stops it gently on signals."""
 
 from __future__ import annotations
 
@@ -10,13 +10,46 @@ import signal
 import subprocess
 import time
 from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 from experiments import logs
-from experiments.signals import Signals
 
-# Exit code where everything is saved, and the same command goes on.
+# Exit code where everything is saved, and the same command continues.
 RESUME = os.EX_TEMPFAIL
 _LOOK_SECONDS = 0.2
+
+
+class Signals:
+  """What signals ask for: `stop` at first, and after a second Ctrl-C `kill`.
+
+  SIGTERM only ever means `stop`: schedulers may send it twice.
+  """
+
+  def __init__(self) -> None:
+    self.stop = self.kill = False
+    self._before: dict[int, Any] = {}
+
+  def _hear(self, number: int, frame: Any) -> None:
+    self.kill |= self.stop and number == signal.SIGINT
+    self.stop = True
+
+  def __enter__(self) -> Signals:
+    for number in (signal.SIGTERM, signal.SIGINT):
+      self._before[number] = signal.signal(number, self._hear)
+    return self
+
+  def __exit__(self, *_: object) -> None:
+    for number, handler in self._before.items():
+      signal.signal(number, handler)
+
+
+def end_like_ctrl_c() -> None:
+  """Lets SIGTERM and SIGINT raise KeyboardInterrupt in this process.
+
+  Also where a shell has told background jobs to ignore Ctrl-C.
+  """
+  for number in (signal.SIGTERM, signal.SIGINT):
+    signal.signal(number, signal.default_int_handler)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -75,7 +108,7 @@ def play(
         time.sleep(_LOOK_SECONDS)
         for entry in _ended(running):
           running.remove(entry)
-          say(_told(entry))
+          say(_outcome(entry))
           if any(entry.codes):
             failed.append(entry.work)
     finally:
@@ -101,22 +134,22 @@ def _stop(
   """Ends what runs: gently, and after another Ctrl-C at once."""
   if running:
     say(f'stopping {", ".join(x.work.name for x in running)}: they save')
-  told = None
+  sent = None
   while any(None in entry.codes for entry in running):
     # Only a process that was told to stop takes SIGINT for the second Ctrl-C.
-    number = signal.SIGINT if signals.kill and told else signal.SIGTERM
-    if number != told:
+    number = signal.SIGINT if signals.kill and sent else signal.SIGTERM
+    if number != sent:
       for entry in running:
         entry.tell(number)
-      told = number
+      sent = number
     time.sleep(_LOOK_SECONDS)
 
 
-def _told(entry: _Running) -> str:
+def _outcome(entry: _Running) -> str:
   """How work ended: if badly, by what failed first, as far as can be told."""
   name = entry.work.name
   if not any(entry.codes):
     return f'{name}: finished, {time.perf_counter() - entry.start:.0f} s'
-  found = [(code, i) for i, code in enumerate(entry.codes) if code]
-  code, number = min(found, key=lambda x: x[0] == RESUME)
+  failures = [(code, i) for i, code in enumerate(entry.codes) if code]
+  code, number = min(failures, key=lambda x: x[0] == RESUME)
   return f'{name}: failed with {code}; {logs.tail(entry.work.logs[number])}'

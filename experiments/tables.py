@@ -9,12 +9,10 @@ prints the tables and writes them as `tables/paper.md` and, a line per number,
 from __future__ import annotations
 
 import pathlib
-import sys
-from collections.abc import Sequence
 
-from absl import app, flags
+from absl import flags
 
-from experiments import finished, layout
+from experiments import command, layout
 from hgpo_jax.train import metrics
 from hgpo_jax.types import ConfigError
 
@@ -22,13 +20,9 @@ _RUNS = flags.DEFINE_string('runs', 'runs', 'Folder that holds the runs.')
 _OUTPUT = flags.DEFINE_string('output', '', "Where to write; '' prints alone.")
 
 
-def main(argv: Sequence[str]) -> None:
-  if len(argv) > 1:
-    raise app.UsageError(f'unknown arguments {argv[1:]}')
-  try:
-    runs = finished.gather(pathlib.Path(_RUNS.value))
-  except (ConfigError, OSError) as error:
-    sys.exit(f'{type(error).__name__}: {error}')
+def main() -> None:
+  """Gathers, prints and writes."""
+  runs = layout.gather(pathlib.Path(_RUNS.value))
   text = layout.report(runs)
   print(text)
   if _OUTPUT.value:
@@ -40,4 +34,4 @@ def main(argv: Sequence[str]) -> None:
 
 
 if __name__ == '__main__':
-  app.run(main)
+  command.run(main, ConfigError)

@@ -12,7 +12,6 @@ import pathlib
 import re
 import sys
 import time
-from collections.abc import Sequence
 
 from absl import app, flags, logging
 from ml_collections import config_flags
@@ -51,9 +50,8 @@ _PROCESS_ID = flags.DEFINE_integer(
 )
 
 
-def main(argv: Sequence[str]) -> None:
-  if len(argv) > 1:
-    raise app.UsageError(f'unknown arguments {argv[1:]}')
+def main() -> None:
+  """Trains, plans or describes."""
   logging.set_verbosity(logging.WARNING)  # checkpoints are chatty
   draft = _CONFIG.value
   if draft is None and _DESCRIBE.value:
@@ -65,10 +63,7 @@ def main(argv: Sequence[str]) -> None:
       'fields that --config.<field>=<value> may change.'
     )
   _join()
-  try:
-    config = base.freeze(draft)
-  except (ConfigError, EnvError) as error:
-    sys.exit(f'{type(error).__name__}: {error}')
+  config = base.freeze(draft)
   if _DESCRIBE.value:
     print(config_lib.describe(config))
     return
@@ -92,16 +87,6 @@ def main(argv: Sequence[str]) -> None:
   except exchange.Preempted as error:
     print(f'Preempted: {error}', file=sys.stderr)
     sys.exit(supervision.RESUME)
-  except (
-    loop.Interrupted,
-    checkpoint.CheckpointError,
-    exchange.PlayFailed,
-    ConfigError,
-    EnvError,
-    WeightsError,
-    OSError,
-  ) as error:
-    sys.exit(f'{type(error).__name__}: {error}')
   results = {k: v for k, v in summary.items() if k in ('warm_start', 'final')}
   if results:
     hosts.say(evaluate.comparison(results))
@@ -112,14 +97,15 @@ def main(argv: Sequence[str]) -> None:
 
 def _join() -> None:
   """Joins the other processes of the run, where there are any."""
-  told = (_COORDINATOR.value, _NUM_PROCESSES.value, _PROCESS_ID.value)
-  if _DISTRIBUTED.value and told == (None, None, None):
+  cluster = (_COORDINATOR.value, _NUM_PROCESSES.value, _PROCESS_ID.value)
+  if _DISTRIBUTED.value and cluster == (None, None, None):
     hosts.initialize()
-  elif None not in told and not _DISTRIBUTED.value:
-    hosts.initialize(*told)
-  elif told != (None, None, None):
+  elif None not in cluster and not _DISTRIBUTED.value:
+    hosts.initialize(*cluster)
+  elif cluster != (None, None, None):
     raise app.UsageError(
-      f'coordinator={told[0]}, num_processes={told[1]}, process_id={told[2]}: '
+      f'coordinator={cluster[0]}, num_processes={cluster[1]}, '
+      f'process_id={cluster[2]}: '
       'give all three, or --distributed alone on a cluster that JAX knows.'
     )
 
@@ -158,9 +144,9 @@ def _move_aside(folder: pathlib.Path) -> None:
       "a run's: give another --config.run_dir."
     )
   taken = [
-    int(found.group(1))
+    int(match[1])
     for path in folder.parent.glob(f'{folder.name}.*')
-    if (found := re.fullmatch(r'.*\.(\d+)', path.name))
+    if (match := re.fullmatch(r'.*\.(\d+)', path.name))
   ]
   older = folder.with_name(f'{folder.name}.{max(taken, default=0) + 1}')
   folder.rename(older)
@@ -168,4 +154,12 @@ def _move_aside(folder: pathlib.Path) -> None:
 
 
 if __name__ == '__main__':
-  command.run(main)
+  command.run(
+    main,
+    loop.Interrupted,
+    checkpoint.CheckpointError,
+    exchange.PlayFailed,
+    ConfigError,
+    EnvError,
+    WeightsError,
+  )

@@ -14,14 +14,13 @@ import dataclasses
 import math
 import pathlib
 import re
-import subprocess
 from collections.abc import Sequence
 from typing import Any
 
 import yaml
 
 from experiments.supervision import RESUME
-from launch.job import Job, LaunchError, Submission, write
+from launch.job import Job, LaunchError, Submission, submit
 
 # Pods are called <name>-hosts-0-<i>-<5 letters>, in at most 63.
 _MOST_LETTERS = 40
@@ -60,6 +59,7 @@ class Gke:
   python: str = 'python'
 
   def plan(self, jobs: Sequence[Job], at_once: int = 0) -> Submission:
+    """A manifest of all jobs, to be applied at once."""
     if at_once:
       raise LaunchError(
         '--jobs_at_once is for other back ends: give `queue`, and let Kueue '
@@ -81,12 +81,8 @@ class Gke:
     )
 
   def run(self, jobs: Sequence[Job], at_once: int = 0) -> list[Job]:
-    """Hands the jobs over; what becomes of them is the cluster's."""
-    plan = self.plan(jobs, at_once)
-    write(plan.files)
-    for command in plan.commands:
-      subprocess.run(command, check=True)
-    return []
+    """Submits the jobs to the cluster."""
+    return submit(self.plan(jobs, at_once))
 
   def manifest(self, job: Job) -> dict[str, Any]:
     """Returns a JobSet as plain values."""

@@ -1,6 +1,6 @@
-"""Runs one host's part of a job: its environment servers and its trainer.
+r"""Runs one host's part of a job: its environment servers and its trainer.
 
-  python -m launch.host --config=experiments/configs/alfworld_tiny.py \\
+  python -m launch.host --config=experiments/configs/alfworld_tiny.py \
     --config.run_dir=runs/tiny --env_servers=2
 
 Every back end starts this on every host, and only decides where. It starts the
@@ -25,11 +25,9 @@ from collections.abc import Iterator, Sequence
 from absl import app, flags
 from ml_collections import config_flags
 
-from experiments import logs
-from experiments.command import run
+from experiments import command, logs
 from experiments.configs import base
-from experiments.signals import Signals
-from experiments.supervision import RESUME
+from experiments.supervision import RESUME, Signals
 from hgpo_jax.types import ConfigError
 from launch import servers
 from launch.job import LaunchError
@@ -49,17 +47,13 @@ flags.mark_flag_as_required('config')
 TRAINER = (sys.executable, '-m', 'experiments.train')
 _LOOK_SECONDS = 0.2
 _SERVE_SECONDS = 900.0  # the largest catalogue is read in minutes
-# A trainer that is preempted again and again is the scheduler's affair.
+# A trainer that is preempted again and again is left to the scheduler.
 _MOST_RESTARTS = 20
 
 
-def main(argv: Sequence[str]) -> None:
-  if len(argv) > 1:
-    raise app.UsageError(f'unknown arguments {argv[1:]}')
-  try:
-    c = base.freeze(_CONFIG.value)
-  except ConfigError as error:
-    sys.exit(f'ConfigError: {error}')
+def main() -> None:
+  """Runs the host's part; exits as the module says."""
+  c = base.freeze(_CONFIG.value)
   if not c.run_dir:
     raise app.UsageError('no --config.run_dir: expected the folder of the run.')
   folder, name = pathlib.Path(c.run_dir), _name()
@@ -68,26 +62,23 @@ def main(argv: Sequence[str]) -> None:
     return
   path = folder / 'logs'
   path.mkdir(parents=True, exist_ok=True)
-  try:
-    with (
-      _claimed(f'hgpo_jax:{folder.resolve()}:{name}') as claim,
-      Signals() as signals,
-      servers.lifeline() as (alive, held),
-      servers.serving(
-        c.env.world,
-        c.env.chosen,
-        _ENV_SERVERS.value,
-        lambda number: path / f'env_{name}_{number}.log',
-        alive,
-      ) as started,
-    ):
-      (path / f'host_{name}.pid').write_text(str(os.getpid()))
-      servers.await_healthy(started, _SERVE_SECONDS, lambda: signals.stop)
-      log = path / f'trainer_{name}.log'
-      command = _trainer([server.address for server in started])
-      code = supervise(command, log, started, signals, (*claim, held))
-  except LaunchError as error:
-    sys.exit(f'LaunchError: {error}')
+  with (
+    _claimed(f'hgpo_jax:{folder.resolve()}:{name}') as claim,
+    Signals() as signals,
+    servers.lifeline() as (alive, held),
+    servers.serving(
+      c.env.world,
+      c.env.chosen,
+      _ENV_SERVERS.value,
+      lambda number: path / f'env_{name}_{number}.log',
+      alive,
+    ) as started,
+  ):
+    (path / f'host_{name}.pid').write_text(str(os.getpid()))
+    servers.await_healthy(started, _SERVE_SECONDS, lambda: signals.stop)
+    log = path / f'trainer_{name}.log'
+    trainer = _trainer([server.address for server in started])
+    code = supervise(trainer, log, started, signals, (*claim, held))
   if code not in (0, RESUME):
     print(logs.tail(log, lines=20))
   sys.exit(code)
@@ -100,13 +91,13 @@ def supervise(
   signals: Signals,
   pass_fds: Sequence[int] = (),
 ) -> int:
-  """Sees a trainer through; returns the exit code for the scheduler.
+  """Runs a trainer to its end; returns the exit code for the scheduler.
 
   Args:
     command: the trainer's; it can be started again at any time.
     log: what it writes to.
     started: servers to be kept alive meanwhile.
-    signals: what this process is told.
+    signals: those that this process gets.
     pass_fds: files that the trainer inherits.
   """
   for _ in range(1 + _MOST_RESTARTS):
@@ -130,17 +121,17 @@ def _watch(
   started: Sequence[servers.EnvServer],
   signals: Signals,
 ) -> int:
-  """Waits for the trainer, and does what is due meanwhile."""
-  told = False
+  """Waits for the trainer, passes signals on, and revives servers."""
+  stopping = False
   while True:
     with contextlib.suppress(subprocess.TimeoutExpired):
       return process.wait(_LOOK_SECONDS)
     if signals.kill:
       process.kill()
-    elif signals.stop and not told:
+    elif signals.stop and not stopping:
       _say('told to stop: the trainer saves what it has')
       process.terminate()
-      told = True
+      stopping = True
     for server in started:
       if server.revive():
         _say(f'{server.address} had died and was started again')
@@ -196,9 +187,9 @@ def _claimed(name: str) -> Iterator[tuple[int, ...]]:
 
 
 def _say(text: str) -> None:
-  with contextlib.suppress(OSError):  # whoever listened may be gone
+  with contextlib.suppress(OSError):  # nobody may listen any more
     print(text, flush=True)
 
 
 if __name__ == '__main__':
-  run(main)
+  command.run(main, ConfigError, LaunchError)

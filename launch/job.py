@@ -5,8 +5,11 @@ from __future__ import annotations
 import dataclasses
 import pathlib
 import shlex
+import subprocess
 from collections.abc import Mapping, Sequence
 from typing import Any
+
+from experiments.configs import base
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 
@@ -53,7 +56,7 @@ class Job:
   @property
   def arguments(self) -> list[str]:
     """Those of `launch.host`, alike on all hosts."""
-    fields = {**self.overrides, 'run_dir': self.run_dir}
+    fields = {**self.overrides, base.RUN_DIR: self.run_dir}
     return [
       f'--config={self.config}',
       *(f'--config.{field}={value}' for field, value in fields.items()),
@@ -68,7 +71,7 @@ class Submission:
   Attributes:
     files: path -> text, written before anything is run.
     commands: run one after another.
-    hints: commands that people may want beside them, with what for.
+    hints: commands that people may want too, and what for.
   """
 
   files: Mapping[pathlib.Path, str] = dataclasses.field(default_factory=dict)
@@ -81,8 +84,11 @@ class Submission:
     return '\n'.join([*files, *map(shlex.join, self.commands), *hints])
 
 
-def write(files: Mapping[pathlib.Path, str]) -> None:
-  """Writes a plan's files."""
-  for path, text in files.items():
+def submit(plan: Submission) -> list[Job]:
+  """Hands jobs to a scheduler, which plays them; so none has failed yet."""
+  for path, text in plan.files.items():
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(text)
+  for command in plan.commands:
+    subprocess.run(command, check=True)
+  return []

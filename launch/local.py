@@ -20,11 +20,13 @@ class Local:
   """Jobs on this machine; a job's hosts are processes that share it."""
 
   def plan(self, jobs: Sequence[Job], at_once: int = 1) -> Submission:
+    """The commands of all processes."""
     return Submission(
       commands=[c for job in jobs for c in commands(job, 'PORT')]
     )
 
   def run(self, jobs: Sequence[Job], at_once: int = 1) -> list[Job]:
+    """Plays the jobs here; returns those that failed."""
     return play(jobs, at_once or 1)
 
 
@@ -36,8 +38,8 @@ def commands(
   common = [*(['env', *env] if env else []), *host, *job.arguments]
   if job.hosts == 1:
     return [common]
-  told = [f'--coordinator=127.0.0.1:{port}', f'--num_processes={job.hosts}']
-  return [[*common, *told, f'--process_id={i}'] for i in range(job.hosts)]
+  cluster = [f'--coordinator=127.0.0.1:{port}', f'--num_processes={job.hosts}']
+  return [[*common, *cluster, f'--process_id={i}'] for i in range(job.hosts)]
 
 
 def play(

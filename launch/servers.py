@@ -107,8 +107,8 @@ def serving(
   """Starts servers of a world.
 
   Args:
-    world: what is played.
-    options: of the world.
+    world: its name in the registry.
+    options: its options.
     count: how many.
     log: number of a server -> what it writes to.
     alive: the first of `lifeline`.

@@ -1,8 +1,8 @@
 """Slurm: one array job for all runs of a sweep, requeued when preempted.
 
-The script stays true to what Slurm does by itself: `--signal` tells the hosts
+The script relies on what Slurm does: `--signal` tells the hosts
 two minutes before the time is up, preemption tells them with SIGTERM too, and
-whoever ends with 75 is put back into the queue.
+a run that ends with 75 goes back into the queue.
 See https://slurm.schedmd.com/sbatch.html.
 """
 
@@ -15,7 +15,7 @@ import subprocess
 from collections.abc import Sequence
 
 from experiments.supervision import RESUME
-from launch.job import ROOT, Job, LaunchError, Submission, write
+from launch.job import ROOT, Job, LaunchError, Submission, submit
 
 _SCRIPT = """\
 #!/usr/bin/env bash
@@ -64,13 +64,14 @@ class Slurm:
   more: Sequence[str] = ()
 
   def plan(self, jobs: Sequence[Job], at_once: int = 0) -> Submission:
+    """A batch script with an array of all jobs."""
     path = pathlib.Path(self.folder).absolute() / 'slurm.sh'
     return Submission(
       {path: self.script(jobs, at_once)}, [['sbatch', str(path)]]
     )
 
   def run(self, jobs: Sequence[Job], at_once: int = 0) -> list[Job]:
-    """Hands the jobs over; what becomes of them is Slurm's."""
+    """Submits the jobs to Slurm."""
     queue = ['squeue', '--me', '--noheader', f'--name={self._name}']
     queued = subprocess.run(queue, check=True, capture_output=True, text=True)
     if queued.stdout.strip():  # two jobs would spoil each other's run
@@ -78,12 +79,9 @@ class Slurm:
         f'jobs called {self._name} are queued or running:\n{queued.stdout}'
         f'They go on by themselves; `scancel --name={self._name}` ends them.'
       )
-    plan = self.plan(jobs, at_once)
-    write(plan.files)
-    (pathlib.Path(self.folder) / 'slurm').mkdir(exist_ok=True)
-    for command in plan.commands:
-      subprocess.run(command, check=True)
-    return []
+    logs = pathlib.Path(self.folder) / 'slurm'
+    logs.mkdir(parents=True, exist_ok=True)
+    return submit(self.plan(jobs, at_once))
 
   def script(self, jobs: Sequence[Job], at_once: int = 0) -> str:
     """Renders the batch script; jobs have to need the same nodes."""

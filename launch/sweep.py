@@ -12,13 +12,13 @@ import pathlib
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from subprocess import SubprocessError
-from typing import Any, Protocol
+from typing import Protocol
 
 import jax
 import ml_collections
 from absl import app, flags
 
-from experiments import config_files, folders, planning, signals
+from experiments import command, folders, planning, supervision
 from experiments.configs import base
 from hgpo_jax import config as config_lib
 from hgpo_jax.config import Config
@@ -56,12 +56,13 @@ _JOBS_AT_ONCE = flags.DEFINE_integer(
 
 
 def main(argv: Sequence[str]) -> None:
+  """Runs the sweep file that is named."""
   if len(argv) != 2:
     raise app.UsageError(
       'expected one sweep file, such as launch/sweeps/tiny.toml'
     )
   jax.config.update('jax_platforms', 'cpu')  # the runs have the accelerator
-  signals.end_like_ctrl_c()  # and the runs save what they have
+  supervision.end_like_ctrl_c()  # and the runs save what they have
   try:
     sweep = sweep_file.read(argv[1])
     waiting = unfinished(sweep.jobs)
@@ -103,34 +104,31 @@ def make_backend(name: str, sweep: sweep_file.Sweep) -> Backend:
 def unfinished(jobs: Iterable[Job]) -> list[Job]:
   """Returns the jobs that have no summary; checks all of them.
 
-  Raises: LaunchError for fields that no config has, and for folders that hold
-    runs of other settings; ConfigError for a config that cannot work.
+  Raises: as `load` and `folders.unfinished`.
   """
-  named = {pathlib.Path(job.run_dir): job for job in jobs}
-  if wrong := folders.others({f: load(j).to_dict() for f, j in named.items()}):
-    raise LaunchError(
-      f'{wrong}\nGive the saved values, or other `runs`, or move the folders '
-      'away.'
-    )
-  return [job for f, job in named.items() if not folders.is_finished(f)]
+  of_folder = {pathlib.Path(job.run_dir): job for job in jobs}
+  expected = {x: load(job).to_dict() for x, job in of_folder.items()}
+  return [of_folder[x] for x in folders.unfinished(expected, 'other `runs`')]
 
 
 def load(job: Job) -> Config:
   """Returns a job's config with its overrides, as `experiments.train` sees it.
 
-  Raises: LaunchError where there is no such file, variant or field, or a value
-    is of another type; ConfigError where the config cannot work.
+  Raises: LaunchError where there is no such variant or field, or a value is of
+    another type; ConfigError where there is no such file, or it cannot work.
   """
-  draft = _config(job)
-  known = _leaves(draft.to_dict())
-  for field, value in {**job.overrides, 'run_dir': job.run_dir}.items():
-    if field not in known:
-      raise LaunchError(f'{job.name}: {config_lib.unknown(field, known)}')
-    try:
-      draft.update_from_flattened_dict({field: value})
-    except (TypeError, ValueError) as error:
-      raise LaunchError(f'{job.name}: {field} = {value!r}: {error}') from error
   try:
+    draft = _config(job)
+    known = [leaf.name for leaf in config_lib.leaves(base.freeze(draft))]
+    for field, value in {**job.overrides, base.RUN_DIR: job.run_dir}.items():
+      if field not in known:
+        raise LaunchError(f'{job.name}: {config_lib.unknown(field, known)}')
+      try:
+        draft.update_from_flattened_dict({field: value})
+      except (TypeError, ValueError) as error:
+        raise LaunchError(
+          f'{job.name}: {field} = {value!r}: {error}'
+        ) from error
     config = base.freeze(draft)
     config_checks.check(config, build.planned_mesh)
     if -1 not in (config.mesh.data, config.mesh.fsdp, config.mesh.tensor):
@@ -142,27 +140,11 @@ def load(job: Job) -> Config:
 
 def _config(job: Job) -> ml_collections.ConfigDict:
   path, _, variant = job.config.partition(':')
-  module = config_files.load(path)
-  if module is None:
-    raise LaunchError(
-      f'{job.name}: {path} is no Python file; expected a config, such as '
-      'experiments/configs/alfworld_tiny.py.'
-    )
+  module = command.load(path)
   try:
     return module.get_config(*([variant] if variant else []))
   except (TypeError, ValueError) as error:
     raise LaunchError(f'{job.name}: {job.config}: {error}') from error
-
-
-def _leaves(tree: dict[str, Any], prefix: str = '') -> list[str]:
-  """Dotted names of a config's fields."""
-  names: list[str] = []
-  for name, value in tree.items():
-    if isinstance(value, dict):
-      names += _leaves(value, f'{prefix}{name}.')
-    else:
-      names.append(f'{prefix}{name}')
-  return names
 
 
 if __name__ == '__main__':

@@ -41,6 +41,7 @@ import tomllib
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
+from experiments.configs import base
 from hgpo_jax.config import Config, leaves
 from launch.job import Job, LaunchError
 
@@ -126,13 +127,13 @@ def _sweep(name: str, table: Mapping[str, Any]) -> Sweep:
   return Sweep(name, jobs, options)
 
 
-def _values(axis: str, given: Any) -> Iterator[_Value]:
-  if not isinstance(given, (list, dict)) or not given:
+def _values(axis: str, values: Any) -> Iterator[_Value]:
+  if not isinstance(values, (list, dict)) or not values:
     raise LaunchError(
-      f'axes.{axis} is {given!r}; expected a list of values, or a table of '
+      f'axes.{axis} is {values!r}; expected a list of values, or a table of '
       'values with what they set.'
     )
-  for value in given:
+  for value in values:
     text = str(value)
     if not re.fullmatch(r'[\w.+-]+', text):
       raise LaunchError(
@@ -140,13 +141,13 @@ def _values(axis: str, given: Any) -> Iterator[_Value]:
         'as it names a folder.'
       )
     name = f'{axis}{text}' if axis in _NUMBERED else text
-    if isinstance(given, list):
+    if isinstance(values, list):
       yield _Value(name, text, {AXES[axis]: value})
-    elif isinstance(given[value], dict):
-      yield _Value(name, text, _flat(given[value]))
+    elif isinstance(values[value], dict):
+      yield _Value(name, text, _flat(values[value]))
     else:
       raise LaunchError(
-        f'axes.{axis}.{text} is {given[value]!r}; expected a table of what it '
+        f'axes.{axis}.{text} is {values[value]!r}; expected a table of what it '
         'sets.'
       )
 
@@ -167,8 +168,10 @@ def _job(table: Mapping[str, Any], values: Mapping[str, _Value]) -> Job:
     if not (axis in named and value.overrides.keys() == {AXES[axis]}):
       overrides |= value.overrides
   overrides.pop('config', None)
-  if 'run_dir' in overrides:
-    raise LaunchError(f'{name} sets run_dir, which is <runs>/<name> here.')
+  if base.RUN_DIR in overrides:
+    raise LaunchError(
+      f'{name} sets {base.RUN_DIR}, which is <runs>/<name> here.'
+    )
   return Job(
     name=name,
     config=config,
@@ -208,8 +211,8 @@ def _flat(table: Mapping[str, Any], prefix: str = '') -> dict[str, Any]:
   return fields
 
 
-def _known(what: str, given: Any, known: Any) -> None:
-  if unknown := sorted(set(given) - set(known)):
+def _known(what: str, names: Any, known: Any) -> None:
+  if unknown := sorted(set(names) - set(known)):
     raise LaunchError(
       f'no {what} is called {unknown[0]!r}; expected {", ".join(known)}.'
     )

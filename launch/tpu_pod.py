@@ -1,7 +1,7 @@
 """TPU VM slices: one run after another, on all hosts of a slice, over ssh.
 
 The slice is there already (`hints` says how it is made); a Spot slice that was
-preempted is made again, and the same sweep goes on. Hosts outlive the ssh
+preempted is made again, and the same sweep continues. Hosts outlive the ssh
 connection, so stopping is a command of its own.
 See https://cloud.google.com/sdk/gcloud/reference/compute/tpus/tpu-vm/ssh.
 """
@@ -41,6 +41,7 @@ class TpuPod:
   python: str = '.venv/bin/python'
 
   def plan(self, jobs: Sequence[Job], at_once: int = 0) -> Submission:
+    """A command per job, and those that make, fill and return the slice."""
     _check(at_once)
     return Submission(
       commands=[self.start(job) for job in jobs],

@@ -49,11 +49,11 @@ def measure() -> dict[str, Any]:
   for label, name, options in _cases(_DEPTH.value):
     before: dict[str, Any] | None = None
     for rows, copies in batches:
-      found = _measure(name, options, rows, copies)
+      record = _measure(name, options, rows, copies)
       if before:
-        found['growth'] = _growth(before, found)
-      before = found
-      table.append({'estimator': label, **found})
+        record['growth'] = _growth(before, record)
+      before = record
+      table.append({'estimator': label, **record})
   device = jax.devices()[0].device_kind
   return {'device': device, 'depth': _DEPTH.value, 'table': table}
 
@@ -141,8 +141,8 @@ def _measure(
 def _growth(small: dict[str, Any], large: dict[str, Any]) -> float:
   """Growth of the time over that of n log n; at most 1 is no worse."""
 
-  def work(found: dict[str, Any]) -> float:
-    return found['rows'] * math.log(found['rows'])
+  def work(record: dict[str, Any]) -> float:
+    return record['rows'] * math.log(record['rows'])
 
   return large['jit_ms'] / small['jit_ms'] / (work(large) / work(small))
 

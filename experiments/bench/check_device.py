@@ -47,10 +47,14 @@ def measure() -> dict[str, Any]:
     policy.turn(reply.prompt, reply.tokens, reply.log_probs)
     for reply in replies.values()
   ]
+  packed = _loss_and_gradient(model, params, turns, 4)
+  plain = model.replace(attention='plain')
   return {
     'device': jax.devices()[0].device_kind,
-    **_packed(model, params, turns),
-    **_attention(model, params, turns),
+    **_compared('packed', packed, _loss_and_gradient(model, params, turns, 1)),
+    **_compared(
+      'attention', packed, _loss_and_gradient(plain, params, turns, 4)
+    ),
     **_schedule(replies, _sampled(model, params, lockstep=True)),
     **_sampler(model, params, turns),
   }
@@ -138,8 +142,8 @@ def _loss_and_gradient(
   for i in range(len(plan.place)):
     rows = jax.tree.map(lambda x, i=i: x[i], plan.rows)
     if rows.segments.any():
-      found = part(params, rows)
-      total = found if total is None else jax.tree.map(jnp.add, total, found)
+      term = part(params, rows)
+      total = term if total is None else jax.tree.map(jnp.add, total, term)
   return float(total[0]), total[1]
 
 
@@ -149,23 +153,6 @@ def _distance(a: Any, b: Any) -> float:
     lambda tree: jnp.sqrt(sum(jnp.sum(x**2) for x in jax.tree.leaves(tree)))
   )
   return float(norm(jax.tree.map(jnp.subtract, a, b)) / norm(b))
-
-
-def _packed(
-  model: Model, params: Params, turns: list[types.Turn]
-) -> dict[str, float]:
-  own = _loss_and_gradient(model, params, turns, 4)
-  reference = _loss_and_gradient(model, params, turns, 1)
-  return _compared('packed', own, reference)
-
-
-def _attention(
-  model: Model, params: Params, turns: list[types.Turn]
-) -> dict[str, float]:
-  plain = model.replace(attention='plain')
-  own = _loss_and_gradient(model, params, turns, 4)
-  reference = _loss_and_gradient(plain, params, turns, 4)
-  return _compared('attention', own, reference)
 
 
 def _compared(

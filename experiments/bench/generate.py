@@ -1,8 +1,8 @@
-"""Times generation: prompts read, tokens decoded, slots against lockstep.
+r"""Times generation: prompts read, tokens decoded, slots against lockstep.
 
   python -m experiments.bench.generate --preset=small --json
   python -m experiments.bench.generate --preset=small --baseline=transformers
-  python -m experiments.bench.generate --preset=1.5b --dtype=bfloat16 \\
+  python -m experiments.bench.generate --preset=1.5b --dtype=bfloat16 \
     --batch=128 --prompt=1024 --reply=128 --turns=5
 
 Every reply has `--reply` tokens. The share of the roofline is that of decoding:
@@ -180,10 +180,10 @@ def _rollouts(
   seconds = harness.median_seconds(
     1, slots=lambda: play(False), lockstep=lambda: play(True)
   )
-  said = float(np.sum(lengths.astype(int)))
+  tokens = float(np.sum(lengths.astype(int)))
   return {
-    'rollout_tokens_per_second': said / seconds['slots'],
-    'lockstep_tokens_per_second': said / seconds['lockstep'],
+    'rollout_tokens_per_second': tokens / seconds['slots'],
+    'lockstep_tokens_per_second': tokens / seconds['lockstep'],
     'slots_over_lockstep': seconds['lockstep'] / seconds['slots'],
   }
 

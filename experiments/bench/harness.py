@@ -11,7 +11,6 @@ import collections
 import json
 import resource
 import statistics
-import sys
 import time
 from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
@@ -19,9 +18,10 @@ from typing import Any, TypeVar
 import jax
 import jax.numpy as jnp
 import pandas as pd
-from absl import app, flags
+from absl import flags
 
 from envs.base import EnvError
+from experiments import command
 
 T = TypeVar('T')
 
@@ -44,19 +44,14 @@ def main(
     check: looks at them when they are printed; may end the program.
   """
 
-  def run(argv: list[str]) -> None:
-    if len(argv) > 1:
-      raise app.UsageError(f'Got {argv[1:]}, expected flags only.')
-    try:
-      results = measure()
-    except (EnvError, OSError) as error:
-      sys.exit(f'{type(error).__name__}: {error}')
+  def run() -> None:
+    results = measure()
     print(text(results))
     if _JSON.value:
       print(json.dumps(results))
     check(results)
 
-  app.run(run)
+  command.run(run, EnvError)
 
 
 def text(results: Mapping[str, Any]) -> str:
@@ -93,6 +88,7 @@ class Stopwatch:
     return result
 
   def median(self, name: str) -> float:
+    """Seconds of a call, the middle one of all."""
     return statistics.median(self.seconds[name])
 
   def rate(self, name: str) -> float:

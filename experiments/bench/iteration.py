@@ -75,12 +75,13 @@ def _measure(folder: pathlib.Path) -> dict[str, Any]:
     worlds.open_environments(c) as environments,
   ):
     written = _written(c, environments, folder / 'policy')
-    policy = dataclasses.replace(c.policy, checkpoint=written)
-    c = dataclasses.replace(c, policy=policy)
-    made, reference = warm_start.warm_start(c, environments, folder / 'run')
-    actor = Actor(environments, made)
-    learner = learner_lib.make_learner(made, actor.sampling)
-    state = made.init_state(reference, learner.optimizer)
+    c = dataclasses.replace(
+      c, policy=dataclasses.replace(c.policy, checkpoint=written)
+    )
+    policy, reference = warm_start.warm_start(c, environments, folder / 'run')
+    actor = Actor(environments, policy)
+    learner = learner_lib.make_learner(policy, actor.sampling)
+    state = policy.init_state(reference, learner.optimizer)
 
     def update(state: Any, played: Any, step: int) -> Any:
       return jax.block_until_ready(

@@ -1,6 +1,6 @@
-"""What do environment servers cost? ALFWorld inline, local, and remote.
+r"""What do environment servers cost? ALFWorld inline, local, and remote.
 
-  python -m experiments.bench.servers [--episodes=128] [--servers=2] \\
+  python -m experiments.bench.servers [--episodes=128] [--servers=2] \
     [--run=runs/alfworld_tiny] [--json]
 
 Plays the same random actions in all three and compares what comes back: in this

@@ -99,9 +99,9 @@ def bench_search(
   """Milliseconds a search, and how many searches brute force contradicts."""
   watch, different = harness.Stopwatch(time.process_time), 0
   for query in queries:
-    found = watch('search', search.search, postings, query)
+    hits = watch('search', search.search, postings, query)
     expected = brute_force(postings, query)
-    different += not all(map(np.array_equal, found, expected))
+    different += not all(map(np.array_equal, hits, expected))
   seconds = watch.seconds['search']
   return {
     'searches': len(queries),
@@ -149,8 +149,8 @@ def run(folder: Path, number: int, steps: int) -> dict[str, Any]:
       arrays = (*packed[:-2], *packed.goals, *packed.postings)
       results[f'{name}_products'] = len(packed.prices)
       results[f'{name}_mapped_gigabytes'] = sum(x.nbytes for x in arrays) / 1e9
-      found = bench_search(packed.postings, work.queries)
-      results |= {f'{name}_{key}': value for key, value in found.items()}
+      searches = bench_search(packed.postings, work.queries)
+      results |= {f'{name}_{key}': x for key, x in searches.items()}
       shop = Shop(packed, rule_nouns, OPTION_HITS['webshop'], human=False)
       results[f'{name}_steps_per_second'] = bench_steps(shop, steps)
   return results

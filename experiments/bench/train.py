@@ -1,9 +1,9 @@
-"""Times one optimiser step on packed turns, beside transformers on equal work.
+r"""Times one optimiser step on packed turns, beside transformers on equal work.
 
   python -m experiments.bench.train --preset=small --json
   python -m experiments.bench.train --preset=small --baseline=transformers
-  python -m experiments.bench.train --preset=1.5b --dtype=bfloat16 \\
-    --remat=full --row_tokens=4096 --rows=4 --micro_batches=4 \\
+  python -m experiments.bench.train --preset=1.5b --dtype=bfloat16 \
+    --remat=full --row_tokens=4096 --rows=4 --micro_batches=4 \
     --median_prompt=1000
 
 Prompt lengths are log-normal around a median, replies have one length, or with
@@ -99,13 +99,13 @@ def _turns(model: Model, shapes: packing.Shapes) -> list[types.Turn]:
 
   turns: list[types.Turn] = []
   while True:
-    more = [*turns, turn()]
-    flat = packing.flatten(more, shapes)
-    sizes = [flat.sizes, flat.reply_sizes, np.ones(len(more), np.int64)]
+    extended = [*turns, turn()]
+    flat = packing.flatten(extended, shapes)
+    sizes = [flat.sizes, flat.reply_sizes, np.ones(len(extended), np.int64)]
     room = (shapes.tokens, shapes.replies, shapes.turns)
     if packing.first_fit(np.stack(sizes, 1), room).max() >= rows:
       return turns
-    turns = more
+    turns = extended
 
 
 def _measure(

@@ -7,7 +7,8 @@ import sys
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple
 
-from experiments import config_files, folders, logs, supervision
+from experiments import command as command_lib
+from experiments import folders, logs, supervision
 from experiments.configs import base
 from hgpo_jax.train import config_checks
 
@@ -37,22 +38,22 @@ class PlannedRun(NamedTuple):
 
   @property
   def name(self) -> str:
+    """For people, and of the run's folder."""
     return f'{self.method}_seed{self.seed}'
 
   @property
   def log(self) -> pathlib.Path:
+    """What the run prints."""
     return self.folder.with_name(f'{self.name}.log')
 
 
 def load_methods(path: str, named: Iterable[str] = ()) -> Any:
   """Imports a config file with `METHODS`, `MAIN` and `REFERENCES`.
 
-  Raises: CompareError where there is no such file, or it lacks one of these or
-    a method that is `named`.
+  Raises: ConfigError where there is no such file; CompareError where it lacks
+    one of these, or a method that is `named`.
   """
-  module = config_files.load(path)
-  if module is None:
-    raise CompareError(f'{path} is no Python file; give a config file.')
+  module = command_lib.load(path)
   for name in ('METHODS', 'MAIN', 'REFERENCES'):
     if not hasattr(module, name):
       raise CompareError(
@@ -78,7 +79,8 @@ def make_runs(
 
   Args:
     path: the config file with the methods.
-    methods, seeds: whose product is played; one that is named twice, once.
+    methods: names; one that is named twice counts once.
+    seeds: with which each of them is played, likewise.
     folder: where the runs' folders are.
     budget: dotted fields that are set alike in all of them.
 
@@ -90,7 +92,7 @@ def make_runs(
   for seed in dict.fromkeys(seeds):
     for method in dict.fromkeys(methods):
       own = folder / f'{method}_seed{seed}'
-      fields = {'seed': seed, 'run_dir': str(own), **budget}
+      fields = {base.SEED: seed, base.RUN_DIR: str(own), **budget}
       config = module.get_config(method)
       config.update_from_flattened_dict(fields)
       config_checks.check(base.freeze(config))
@@ -107,23 +109,16 @@ def make_runs(
 
 
 def unfinished(runs: Iterable[PlannedRun]) -> list[PlannedRun]:
-  """Returns the runs that have no summary yet.
-
-  Raises: CompareError if a folder holds a run of another config.
-  """
-  runs = list(runs)
-  if wrong := folders.others({c.folder: c.config for c in runs}):
-    raise CompareError(
-      f'{wrong}\nGive the saved values, or another --out, or move the folders '
-      'away.'
-    )
-  return [run for run in runs if not folders.is_finished(run.folder)]
+  """Returns the runs that have no summary yet; see `folders.unfinished`."""
+  of_folder = {run.folder: run for run in runs}
+  expected = {folder: run.config for folder, run in of_folder.items()}
+  return [of_folder[x] for x in folders.unfinished(expected, 'another --out')]
 
 
 def command(run: PlannedRun, trainer: Sequence[str] = TRAINER) -> list[str]:
   """What plays a run, from the start or from where it was interrupted."""
-  begun = (run.folder / 'config.json').exists()
-  return [*trainer, *run.flags, *(['--resume'] if begun else [])]
+  started = (run.folder / 'config.json').exists()
+  return [*trainer, *run.flags, *(['--resume'] if started else [])]
 
 
 def play(

@@ -9,7 +9,7 @@ import matplotlib
 import numpy as np
 from scipy import stats
 
-from experiments.comparison.gather import Runs
+from experiments.comparison.results import Runs
 from experiments.folders import RunFolder
 
 matplotlib.use('agg')

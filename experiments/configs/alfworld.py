@@ -12,6 +12,7 @@ from experiments.configs import base
 
 
 def get_config() -> ml_collections.ConfigDict:
+  """Returns the experiment."""
   c = base.get_config()
   c.env.alfworld.update(data='files', max_turns=50)
   c.eval.update(games=0, temperatures=(0.4,))

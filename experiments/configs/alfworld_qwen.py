@@ -13,6 +13,7 @@ from experiments.configs import alfworld
 
 
 def get_config() -> ml_collections.ConfigDict:
+  """Returns the experiment."""
   c = alfworld.get_config()
   c.unlock()
   c.policy.update(

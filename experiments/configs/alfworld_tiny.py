@@ -4,8 +4,8 @@ Command: `make train`. Cost: 8 minutes on 2 quiet cores. A 2-layer Qwen2.5
 of width 64 clones 1,000 expert episodes, then HGPO trains it on fresh games for
 250 iterations of 16 x 8 episodes; README.md holds what that reached.
 
-What was learned on the way: rooms with up to two things beside those that the
-task asks for are what a policy of this size can read; the mean-only advantage
+From trials: a policy of this size can read rooms with up to two things that the
+task does not ask for; the mean-only advantage
 and a learning rate of 3e-4 rose steadily, 5e-4 with the standard deviation
 stalled, 1e-3 did not rise at all.
 """
@@ -16,6 +16,7 @@ from experiments.configs import base
 
 
 def get_config() -> ml_collections.ConfigDict:
+  """Returns the experiment."""
   c = base.get_config()
   c.iterations = 250
   c.env.update(template='compact', constrained=True, history=2)

@@ -9,7 +9,7 @@ name fails at start-up.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import ml_collections
@@ -49,3 +49,30 @@ def _like(tree: Mapping[str, Any]) -> Config:
       if name in env:
         raise
   return config_lib.default(worlds)
+
+
+class _Path:
+  """Notes which attributes are asked of a config."""
+
+  def __init__(self) -> None:
+    self._fields: list[str] = []
+
+  def __getattr__(self, field: str) -> _Path:
+    self._fields.append(field)
+    return self
+
+
+def name(of: Callable[[Config], Any]) -> str:
+  """The dotted name of a field, as flags and overrides have it.
+
+  `name(lambda c: c.eval.games)` is 'eval.games', which type checkers and a
+  search for the field follow, as they do not follow a text.
+  """
+  path: Any = _Path()
+  of(path)
+  return '.'.join(path._fields)
+
+
+CELL = name(lambda c: c.cell)
+RUN_DIR = name(lambda c: c.run_dir)
+SEED = name(lambda c: c.seed)

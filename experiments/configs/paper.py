@@ -49,6 +49,7 @@ class Cell(NamedTuple):
 
   @property
   def name(self) -> str:
+    """The cell's, after `paper.py:`."""
     name = f'{self.method}-{self.world}-{self.size}-k{self.history}'
     return name if self.alpha == 1 else f'{name}-alpha{self.alpha:g}'
 

@@ -6,6 +6,7 @@ from experiments.configs import base
 
 
 def get_config() -> ml_collections.ConfigDict:
+  """Returns the experiment."""
   c = base.get_config()
   c.iterations = 80
   c.env.update(world='toy', template='compact', constrained=True)

@@ -17,6 +17,7 @@ from experiments.configs import base
 
 
 def get_config() -> ml_collections.ConfigDict:
+  """Returns the experiment."""
   c = base.get_config()
   c.iterations = 110
   c.env.update(world='webshop', template='compact', constrained=True, history=2)

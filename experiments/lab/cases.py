@@ -1,15 +1,17 @@
 """One case: a step of one game, its truth, and groups that estimate it.
 
 Every random stream is named by seed, cell, case and purpose. So a case is the
-same whoever computes it and whenever, and what the truth is played with is
-never what an estimator sees.
+same in every process and at any time, and the truth shares no stream with what
+an estimator sees.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import functools
+import itertools
 import math
+import operator
 import random
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -108,7 +110,8 @@ def study(
   Args:
     case: the case.
     start: the beginning of its game.
-    rules, policy: of the player.
+    rules: of its episodes.
+    policy: the player's.
 
   Returns: a record of numbers and arrays, R replicates of G episodes of at most
     T turns; the same fields and shapes for every case:
@@ -118,17 +121,17 @@ def study(
     probability: pi(a | h).
     taken, other, value, advantage: true means; `<name>_error`s beside them.
     member_value, member_error, member_depth: `[M]`, rows of other histories
-      that saw the same: V(h'), its error, and how many earlier observations
-      they share; -1 where there is no such row.
+      with the same observation: V(h'), its error, and how many earlier
+      observations they share; -1 where there is no such row.
     obs, act: `[R, G, T]` ids, -1 after the end; length, success: `[R, G]`.
-      Episode 0 has the step's own prefix and a, then goes on anew.
+      Episode 0 has the step's own prefix and a, then continues on its own.
   """
   settings = case.settings
   episode = play(start, rules, policy, case.rng('base'))
   moments = _moments(start, rules, episode.actions)
   turn, weight = pick_step(moments, episode, rules, policy, case.rng('pick'))
   prefix = episode.actions[: turn + 1]
-  found = truth.step_truth(
+  true = truth.step_truth(
     moments[turn],
     prefix[-1],
     rules,
@@ -148,10 +151,10 @@ def study(
     'turns': len(episode.actions),
     'won': episode.won,
     'weight': weight,
-    'probability': found.probability,
+    'probability': true.probability,
   }
   for name in ('taken', 'other', 'value', 'advantage'):
-    record[name], record[f'{name}_error'] = getattr(found, name)
+    record[name], record[f'{name}_error'] = getattr(true, name)
   record |= _members(case, start, rules, policy, groups[0], turn)
   return record | encode(groups, rules.max_turns)
 
@@ -199,13 +202,13 @@ def _members(
   group: Sequence[Episode],
   turn: int,
 ) -> Mapping[str, np.ndarray]:
-  """True values of some rows that saw what the picked step's row saw."""
+  """True values of some rows with the observation of the picked step."""
   own = group[0].observations
   rows = [
     (number, t)
     for number, episode in enumerate(group)
-    for t, seen in enumerate(episode.observations)
-    if seen == own[turn] and (number, t) != (0, turn)
+    for t, observation in enumerate(episode.observations)
+    if observation == own[turn] and (number, t) != (0, turn)
   ]
   rng, size = case.rng('members'), case.settings.members
   value, error = np.zeros(size), np.zeros(size)
@@ -222,12 +225,8 @@ def _members(
 
 def _shared(one: Sequence[str], two: Sequence[str]) -> int:
   """How many observations before the last are equal, counted backwards."""
-  count = 0
-  for x, y in zip(reversed(one[:-1]), reversed(two[:-1]), strict=False):
-    if x != y:
-      break
-    count += 1
-  return count
+  equal = map(operator.eq, reversed(one[:-1]), reversed(two[:-1]))
+  return sum(itertools.takewhile(bool, equal))
 
 
 def encode(
@@ -237,12 +236,16 @@ def encode(
   shape = len(groups), len(groups[0]), turns
   obs, act = (np.full(shape, -1, np.int16) for _ in range(2))
   for r, group in enumerate(groups):
-    seen: dict[str, int] = {}
-    done: dict[str, int] = {}
+    obs_ids: dict[str, int] = {}
+    act_ids: dict[str, int] = {}
     for g, (observations, actions, _) in enumerate(group):
       length = len(actions)
-      obs[r, g, :length] = [seen.setdefault(x, len(seen)) for x in observations]
-      act[r, g, :length] = [done.setdefault(x, len(done)) for x in actions]
+      obs[r, g, :length] = [
+        obs_ids.setdefault(x, len(obs_ids)) for x in observations
+      ]
+      act[r, g, :length] = [
+        act_ids.setdefault(x, len(act_ids)) for x in actions
+      ]
   return {
     'obs': obs,
     'act': act,

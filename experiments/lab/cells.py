@@ -1,7 +1,7 @@
 """Cells of the lab, computed by several processes and kept in files.
 
 A cell is all cases of one player: its skill and the depth of its window. A
-finished cell is a file, so a lab that was stopped goes on with the next one.
+finished cell is a file, so a lab that was stopped continues with the next one.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ Player = tuple[float, int]  # skill, depth
 
 
 class LabError(Exception):
-  """Results that cannot be gone on with; the text says the cure."""
+  """Results that cannot be continued; the text says the cure."""
 
 
 def cells(
@@ -41,14 +41,14 @@ def cells(
 ) -> Iterator[tuple[Player, Cases]]:
   """Yields the cells in order; reads those that are there, writes the others.
 
-  The workers go on with later cells while the caller looks at one.
+  The workers compute later cells while the caller looks at one.
 
   Args:
     settings: of all cells.
     players: (skill, depth) of each cell.
     folder: where cells are kept.
     workers: processes; 1 computes in this one.
-    show: is told how far things are.
+    show: prints the progress.
   """
   folder.mkdir(parents=True, exist_ok=True)
   claim(settings, folder)
@@ -79,21 +79,20 @@ def claim(settings: Settings, folder: pathlib.Path) -> None:
     LabError: it holds cells of other settings.
   """
   path = folder / 'settings.json'
-  wanted = json.loads(json.dumps(dataclasses.asdict(settings)))
+  expected = json.loads(json.dumps(dataclasses.asdict(settings)))
   if not path.exists():
-    metrics.write_json(path, wanted)
+    metrics.write_json(path, expected)
     return
-  found = json.loads(path.read_text())
-  if found != wanted:
-    names = sorted(found.keys() | wanted.keys())
-    differing = [
-      f'{x}={found.get(x)!r} (now {wanted.get(x)!r})'
-      for x in names
-      if found.get(x) != wanted.get(x)
-    ]
+  saved = json.loads(path.read_text())
+  differing = [
+    f'{x}={saved.get(x)!r} (now {expected.get(x)!r})'
+    for x in sorted(saved.keys() | expected.keys())
+    if saved.get(x) != expected.get(x)
+  ]
+  if differing:
     raise LabError(
       f'{folder} holds cells computed with {", ".join(differing)}: give those '
-      'flags again to go on there, or another --out to begin anew.'
+      'flags again to continue there, or another --out to begin anew.'
     )
 
 
@@ -109,36 +108,21 @@ def computed(
   context = multiprocessing.get_context('spawn')
   with futures.ProcessPoolExecutor(workers, context) as pool:
     try:
-      yield _in_order(pool, cases, ahead=64 * workers)
+      yield pool.map(compute, cases)
     finally:
       pool.shutdown(wait=False, cancel_futures=True)
-
-
-def _in_order(
-  pool: futures.Executor, cases: Iterator[Case], ahead: int
-) -> Iterator[dict[str, Any]]:
-  """Like `pool.map`, with few cases handed in before they are needed."""
-  pending = [
-    pool.submit(compute, case) for case in itertools.islice(cases, ahead)
-  ]
-  while pending:
-    record = pending.pop(0).result()
-    pending += [
-      pool.submit(compute, case) for case in itertools.islice(cases, 1)
-    ]
-    yield record
 
 
 def _gather(
   records: Iterator[dict[str, Any]], count: int, show: Callable[[str], None]
 ) -> Cases:
   """Stacks the next `count` records."""
-  found = []
+  cases = []
   for record in itertools.islice(records, count):
-    found.append(record)
-    if len(found) % max(1, count // 10) == 0:
-      show(f'  {len(found)} of {count} steps')
-  return {name: np.array([x[name] for x in found]) for name in found[0]}
+    cases.append(record)
+    if len(cases) % max(1, count // 10) == 0:
+      show(f'  {len(cases)} of {count} steps')
+  return {name: np.array([x[name] for x in cases]) for name in cases[0]}
 
 
 def _path(folder: pathlib.Path, player: Player) -> pathlib.Path:

@@ -1,4 +1,4 @@
-"""What the estimators say of the picked steps, and what groups they saw."""
+"""Advantages of the picked steps by every estimator, and their groups."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from experiments.lab.cells import Cases
 from experiments.lab.play import Rules
 from hgpo_jax.advantages import ESTIMATORS, Rows, grouping, segments
 
-# Groups of the largest size that are judged in one call.
+# Groups of the largest size that go into one call.
 _AT_ONCE = 64
 
 
@@ -33,28 +33,35 @@ class Estimator:
   Attributes:
     name: in `ESTIMATORS`.
     form: 'mean' or 'mean_std'.
-    weighting: HGPO's, or ''.
-    alpha: HGPO's, or None.
     variant: 'episode term' for HGPO's extra level, 'actions' for contexts of
       states and actions, or ''.
-    options: of the function, as sorted pairs.
+    options: of the function, as pairs.
   """
 
   name: str
   form: str
-  weighting: str
-  alpha: float | None
-  variant: str
-  options: tuple[tuple[str, Any], ...]
+  variant: str = ''
+  options: tuple[tuple[str, Any], ...] = ()
 
   def __call__(self, rows: Rows) -> jax.Array:
+    """Advantages `[N]`."""
     return ESTIMATORS[self.name](rows, **dict(self.options))
+
+  @property
+  def weighting(self) -> str:
+    """HGPO's, or ''."""
+    return dict(self.options).get('weighting', '')
+
+  @property
+  def alpha(self) -> float | None:
+    """HGPO's, or None."""
+    return dict(self.options).get('alpha')
 
 
 def estimators(
   depth: int, alphas: Sequence[float], reward: float
 ) -> list[Estimator]:
-  """The estimators that judge an episode or a turn within its task.
+  """The estimators that compare an episode or a turn within its task.
 
   Those that look at several tasks (whitening over the batch, BNPO, A-GRAE,
   COPO) are left out: here every group of episodes is a batch of its own.
@@ -68,16 +75,9 @@ def estimators(
   def estimator(
     name: str, form: str, variant: str = '', **options: Any
   ) -> Estimator:
-    return Estimator(
-      name,
-      form,
-      options.get('weighting', ''),
-      options.get('alpha'),
-      variant,
-      tuple(sorted(options.items())),
-    )
+    return Estimator(name, form, variant, tuple(options.items()))
 
-  found = [
+  listed = [
     estimator('dr_grpo', 'mean'),
     estimator('rloo', 'mean'),
     estimator('ngrpo', 'mean_std', max_return=reward),
@@ -86,27 +86,29 @@ def estimators(
   for form in ('mean', 'mean_std'):
     of_form: dict[str, Any] = {'normalisation': form}
     deep = {**of_form, 'depth': depth}
-    found += [
-      estimator(name, form, **of_form)
-      for name in ('grpo', 'turn_index', 'salt', 'gigpo')
+    listed += [
+      *(
+        estimator(name, form, **of_form)
+        for name in ('grpo', 'turn_index', 'salt', 'gigpo')
+      ),
+      *(
+        estimator('hgpo', form, **deep, weighting=weighting, alpha=alpha)
+        for weighting in ('released', 'paper')
+        for alpha in alphas
+      ),
+      *(
+        estimator(
+          'hgpo', form, name, **deep, weighting='released', alpha=1.0, **extra
+        )
+        for name, extra in _VARIANTS.items()
+      ),
+      estimator('hgpo_shrink', form, **deep),
     ]
-    found += [
-      estimator('hgpo', form, **deep, weighting=weighting, alpha=alpha)
-      for weighting in ('released', 'paper')
-      for alpha in alphas
-    ]
-    found += [
-      estimator(
-        'hgpo', form, name, **deep, weighting='released', alpha=1.0, **more
-      )
-      for name, more in _VARIANTS.items()
-    ]
-    found.append(estimator('hgpo_shrink', form, **deep))
-  return found
+  return listed
 
 
-class Judged(NamedTuple):
-  """What was said of S picked steps, R times each.
+class Estimated(NamedTuple):
+  """What the estimators make of S picked steps, R times each.
 
   Attributes:
     advantages: `[P, S, R]` by the P estimators.
@@ -126,28 +128,30 @@ class Judged(NamedTuple):
   mean_size: np.ndarray
 
 
-def judge(
-  cell: Cases, rules: Rules, group_size: int, found: Sequence[Estimator]
-) -> Judged:
+def estimate(
+  cell: Cases, rules: Rules, group_size: int, methods: Sequence[Estimator]
+) -> Estimated:
   """Runs the estimators on the first `group_size` episodes of every group."""
-  cases, replicates, episodes, turns = cell['obs'].shape
+  cases, replicates, episodes, _ = cell['obs'].shape
   groups = _AT_ONCE * episodes // group_size  # the same rows for every size
   picked, counts = [], np.zeros(())
   for rows, at in batches(cell, rules, group_size, groups):
-    *words, seen = _judge(rows, depth=rules.depth, found=tuple(found))
-    picked.append([np.asarray(word)[:, at] for word in words])
-    counts = counts + np.asarray(seen, np.float64)
-  said, level, size = (
-    np.concatenate(words, axis=1).reshape(-1, cases, replicates)
-    for words in zip(*picked, strict=True)
+    *by_row, of_batch = _estimate(
+      rows, depth=rules.depth, methods=tuple(methods)
+    )
+    picked.append([np.asarray(x)[:, at] for x in by_row])
+    counts = counts + np.asarray(of_batch, np.float64)
+  advantages, level, size = (
+    np.concatenate(parts, axis=1).reshape(-1, cases, replicates)
+    for parts in zip(*picked, strict=True)
   )
-  rows_, grouped, spread, members, number = counts
-  return Judged(
-    advantages=said,
+  total, grouped, spread, members, number = counts
+  return Estimated(
+    advantages=advantages,
     level=level,
     size=size,
-    share_grouped=grouped / rows_,
-    share_spread=spread / rows_,
+    share_grouped=grouped / total,
+    share_spread=spread / total,
     mean_size=members / np.maximum(number, 1),
   )
 
@@ -217,17 +221,17 @@ def _rows(
   )
 
 
-@functools.partial(jax.jit, static_argnames=('depth', 'found'))
-def _judge(
-  rows: Rows, *, depth: int, found: tuple[Estimator, ...]
+@functools.partial(jax.jit, static_argnames=('depth', 'methods'))
+def _estimate(
+  rows: Rows, *, depth: int, methods: tuple[Estimator, ...]
 ) -> tuple[jax.Array, ...]:
-  """What the estimators say, each level's, and counts over all rows.
+  """Advantages, each level's part of them, and counts over all rows.
 
   In one computation, so that the estimators share the sorting.
 
-  Returns: `[P, N]`, `[K+1, N]`, `[K+1, N]` and `[5, K+1]`; see `Judged`.
+  Returns: `[P, N]`, `[K+1, N]`, `[K+1, N]` and `[5, K+1]`; see `Estimated`.
   """
-  said = jnp.stack([estimator(rows) for estimator in found])
+  advantages = jnp.stack([estimator(rows) for estimator in methods])
   ids = grouping.level_ids(
     rows.task, rows.traj, rows.turn, rows.obs, rows.mask, depth=depth
   )
@@ -246,4 +250,4 @@ def _judge(
       jnp.max(ids, axis=1) + 1,
     ]
   )
-  return said, level, moments.count, counts
+  return advantages, level, moments.count, counts

@@ -15,9 +15,11 @@ from experiments.lab.reading import View
 class Engine(Protocol):
   """A game that can be forked mid-episode, such as ALFWorld's fast engine."""
 
-  def copy(self) -> Engine: ...
+  def copy(self) -> Engine:
+    """Another engine in the same state."""
 
-  def step(self, command: str) -> Step: ...
+  def step(self, command: str) -> Step:
+    """Plays a command."""
 
 
 @dataclasses.dataclass(frozen=True)

@@ -31,6 +31,7 @@ class Choice(NamedTuple):
   skill: float
 
   def draw(self, rng: random.Random) -> str:
+    """Draws a move."""
     return rng.choice(self.good if rng.random() < self.skill else self.offered)
 
   def draw_other(self, rng: random.Random, action: str) -> str:
@@ -40,6 +41,7 @@ class Choice(NamedTuple):
     return drawn
 
   def probability(self, action: str) -> float:
+    """With which `action` is drawn."""
     return self.skill * self.good.count(action) / len(self.good) + (
       1 - self.skill
     ) * self.offered.count(action) / len(self.offered)
@@ -96,8 +98,8 @@ def _look_for(thing: str, homes: frozenset[str], scene: Scene) -> list[str]:
       for move in (f'open {place}', f'examine {place}'):
         if move in scene.offered:
           return [move]
-  seen = {f'go to {place}' for place in scene.contents}
-  return [x for x in likely if x not in seen] or likely
+  visited = {f'go to {place}' for place in scene.contents}
+  return [x for x in likely if x not in visited] or likely
 
 
 def _treat(goal: Goal, scene: Scene) -> list[str]:
@@ -112,16 +114,16 @@ def _treat(goal: Goal, scene: Scene) -> list[str]:
 def _bring(goal: Goal, scene: Scene) -> list[str]:
   """Puts what is held where it belongs: beside its like, if that was seen."""
   kinds = frozenset([goal.destination])
-  begun = {x for x in scene.holders(goal.target) if kind_of(x) in kinds}
+  started = {x for x in scene.holders(goal.target) if kind_of(x) in kinds}
 
   def first(moves: list[str]) -> list[str]:
     """The moves that end where one lies already, if there are any."""
-    return [x for x in moves if any(x.endswith(p) for p in begun)] or moves
+    return [x for x in moves if any(x.endswith(p) for p in started)] or moves
 
   puts = [x for x in scene.commands('move') if kind_of(x) in kinds]
   opens = [x for x in scene.commands('open') if kind_of(x) in kinds]
   journeys = scene.journeys(kinds)
-  if begun and not any(x.endswith(p) for p in begun for x in puts + opens):
+  if started and not any(x.endswith(p) for p in started for x in puts + opens):
     puts, opens = [], []
   return first(puts) or first(opens) or first(journeys)
 

@@ -82,21 +82,21 @@ def read_goal(task: str) -> Goal:
 
 
 class Scene(NamedTuple):
-  """What the window says of the room.
+  """The room as the window shows it.
 
   Attributes:
     offered: the commands.
     here: the places within reach.
     held: the object in hand, or ''.
     contents: place -> what was last seen in it, less what was taken since.
-    told: observations and commands of the window, newest first.
+    texts: observations and commands of the window, newest first.
   """
 
   offered: tuple[str, ...]
   here: tuple[str, ...]
   held: str
   contents: dict[str, frozenset[str]]
-  told: tuple[str, ...]
+  texts: tuple[str, ...]
 
   def commands(self, verb: str, thing: str = '') -> list[str]:
     """The offered commands of a verb, to a kind of thing if one is named."""
@@ -116,9 +116,9 @@ class Scene(NamedTuple):
     ]
 
   def treated(self, verb: str) -> bool | None:
-    """Whether what is held was treated since taken; None if not told."""
+    """Whether what is held was treated since taken; None if no text says it."""
     done, taken = f'{verb} the {self.held} ', f'pick up the {self.held} '
-    for text in self.told:
+    for text in self.texts:
       if done in text or text.startswith(f'{verb} {self.held} '):
         return True
       if taken in text or text.startswith(f'take {self.held} '):
@@ -129,11 +129,11 @@ class Scene(NamedTuple):
 def read_scene(view: View) -> Scene:
   """Puts the window together, newer news over older."""
   contents: dict[str, frozenset[str]] = {}
-  told = []
+  texts = []
   for observation, command in (*view.window, (view.observation, '')):
     contents.update(_seen(observation))
     _follow(contents, command)
-    told += [observation, command]
+    texts += [observation, command]
   near = [x[8:] for x in view.offered if x.startswith('examine ')]
   held = [x for x in near if kind_of(x) not in _places()]
   return Scene(
@@ -141,7 +141,7 @@ def read_scene(view: View) -> Scene:
     here=tuple(x for x in near if x not in held),
     held=held[0] if held else '',
     contents=contents,
-    told=tuple(reversed(told)),
+    texts=tuple(reversed(texts)),
   )
 
 

@@ -40,7 +40,7 @@ def write(
   tables: Tables,
   *,
   alpha: float,
-  made: str,
+  provenance: str,
   figures: Iterable[str],
 ) -> str:
   """The report, in Markdown.
@@ -48,12 +48,12 @@ def write(
   Args:
     tables: of all cells.
     alpha: that HGPO is compared at.
-    made: when, where and by which commands.
+    provenance: when, where and by which commands.
     figures: file names beside the report.
   """
   parts = [
     '# Advantage lab: estimators beside the true advantage',
-    made,
+    provenance,
     _ABOUT.format(alpha=alpha),
     '## Players\n\n' + _table(tables.players, _PLAYERS),
     '## Who is nearer to the truth\n\n' + _summary(tables.comparisons),
@@ -140,9 +140,9 @@ def _matrix(comparisons: pd.DataFrame) -> str:
   """Differences, a row per player and a column per group size."""
   texts = []
   for x in comparisons.to_dict('records'):
-    found = Interval(*(x[f'difference{end}'] for end in ('', '_low', '_high')))
-    said = _WORDS.get((x['measure'], x['verdict']), markdown.NO_DIFFERENCE)
-    texts.append(f'{found:+.3f} {said}')
+    apart = Interval(*(x[f'difference{end}'] for end in ('', '_low', '_high')))
+    words = _WORDS.get((x['measure'], x['verdict']), markdown.NO_DIFFERENCE)
+    texts.append(f'{apart:+.3f} {words}')
   wide = comparisons.assign(text=texts).pivot(
     index=['skill', 'depth'], columns='group_size', values='text'
   )

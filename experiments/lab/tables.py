@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import pathlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -12,9 +12,9 @@ import pandas as pd
 
 from experiments import bootstrap
 from experiments.bootstrap import Interval
-from experiments.lab import estimates, levels, statistics
+from experiments.lab import estimates, statistics
 from experiments.lab.cells import Cases, Player
-from experiments.lab.estimates import Estimator, Judged
+from experiments.lab.estimates import Estimated, Estimator
 from experiments.lab.play import Rules
 from experiments.lab.statistics import Truths
 
@@ -32,7 +32,7 @@ class Tables(NamedTuple):
 
   Attributes:
     players: a row per player: see `_player`.
-    steps: per case: its truth.
+    steps: per case, its truth: `_STEP_FIELDS`.
     cells: per group size and estimator: see `_scores`.
     comparisons: per group size, pair and measure: see `_comparisons`.
     levels: per group size and level of contexts: see `_levels`.
@@ -55,7 +55,7 @@ def of_cell(
   draws: int,
   seed: int,
 ) -> Tables:
-  """Judges the cases of a player with every estimator at every group size.
+  """Estimates the advantages of a player's cases by all estimators.
 
   Args:
     player: skill and depth.
@@ -67,28 +67,32 @@ def of_cell(
     seed: of the resampling.
   """
   truths = Truths(cases['advantage'], cases['advantage_error'], cases['weight'])
-  found = estimates.estimators(rules.depth, alphas, rules.reward)
+  methods = estimates.estimators(rules.depth, alphas, rules.reward)
   shares = statistics.resamples(truths.weight, draws, seed)
-  tables: list[list[Record]] = [
-    [_player(cases, truths)], list(_steps(cases)), [], [], []
-  ]  # fmt: skip
+  of_sizes = []
   for group_size in group_sizes:
-    judged = estimates.judge(cases, rules, group_size, found)
-    scores = statistics.scores(judged.advantages, truths, shares)
+    estimated = estimates.estimate(cases, rules, group_size, methods)
+    scores = statistics.scores(estimated.advantages, truths, shares)
     of_size = (
-      _scores(found, judged, truths, shares, scores),
-      _comparisons(found, alphas, scores),
-      _levels(cases, judged, truths),
+      _scores(methods, estimated.advantages, truths, shares[0], scores),
+      _comparisons(methods, alphas, scores),
+      _levels(cases, estimated, truths),
     )
-    for table, records in zip(tables[2:], of_size, strict=True):
-      table += [{'group_size': group_size} | record for record in records]
-  skill, depth = player
-  return Tables(
-    *(
-      pd.DataFrame([{'skill': skill, 'depth': depth} | x for x in table])
-      for table in tables
-    )
+    for table in of_size:
+      table.insert(0, 'group_size', group_size)
+    of_sizes.append(of_size)
+  steps = {'game': range(truths.weight.size)} | {
+    name: cases[name] for name in _STEP_FIELDS
+  }
+  tables = Tables(
+    pd.DataFrame([_player(cases, truths)]),
+    pd.DataFrame(steps),
+    *map(pd.concat, zip(*of_sizes, strict=True)),
   )
+  for table in tables:
+    table.insert(0, 'skill', player[0])
+    table.insert(1, 'depth', player[1])
+  return tables
 
 
 def _player(cases: Cases, truths: Truths) -> Record:
@@ -100,72 +104,65 @@ def _player(cases: Cases, truths: Truths) -> Record:
     'effective_steps': 1 / (share @ share),
     'success': cases['success'][:, :, 1:].mean(),
     'turns': cases['length'][:, :, 1:].mean(),
-    'advantage_rms': levels.root(power),
+    'advantage_rms': statistics.root(power),
     'error_rms': np.sqrt(share @ truths.error**2),
     'clear': share @ (np.abs(truths.advantage) > 2 * truths.error),
     'good': share @ (truths.advantage > 0),
   }
 
 
-def _steps(cases: Cases) -> Iterator[Record]:
-  """The picked steps with their truths."""
-  for index in range(cases['turn'].size):
-    yield {'game': index} | {x: cases[x][index].item() for x in _STEP_FIELDS}
-
-
 def _scores(
-  found: Sequence[Estimator],
-  judged: Judged,
+  methods: Sequence[Estimator],
+  advantages: np.ndarray,
   truths: Truths,
-  shares: np.ndarray,
+  share: np.ndarray,
   scores: statistics.Scores,
-) -> Iterator[Record]:
+) -> pd.DataFrame:
   """Errors of every estimator."""
-  raw = statistics.parts(
-    judged.advantages, truths, shares[0], np.ones(len(found))
-  )
-  scaled = statistics.parts(
-    judged.advantages, truths, shares[0], scores.scale[0]
-  )
-  for p, estimator in enumerate(found):
-    record: Record = {
-      'estimator': estimator.name,
-      'variant': estimator.variant,
-      'form': estimator.form,
-      'weighting': estimator.weighting,
-      'alpha': np.nan if estimator.alpha is None else estimator.alpha,
+  scale = scores.scale[0]
+  raw = statistics.parts(advantages, truths, share, np.ones(len(methods)))
+  scaled = statistics.parts(advantages, truths, share, scale)
+  signs = [statistics.sign_accuracy(x, truths) for x in advantages]
+  zeros = [truths.weight @ (x == 0).mean(1) for x in advantages]
+  sign, sign_balanced, sign_steps = zip(*signs, strict=True)
+  return pd.DataFrame(
+    {
+      'estimator': [x.name for x in methods],
+      'variant': [x.variant for x in methods],
+      'form': [x.form for x in methods],
+      'weighting': [x.weighting for x in methods],
+      'alpha': np.array([x.alpha for x in methods], float),  # NaN for None
+      **raw._asdict(),
+      **_with_interval('mse', scores.mse),
+      'scale': scale,
+      'scaled_squared_bias': scaled.squared_bias,
+      'scaled_variance': scaled.variance,
+      **_with_interval('scaled_mse', scores.scaled_mse),
+      **_with_interval('explained', scores.explained),
+      'rank': [statistics.rank_correlation(x, truths) for x in advantages],
+      'sign': sign,
+      'sign_balanced': sign_balanced,
+      'sign_steps': sign_steps,
+      'silent': np.array(zeros) / truths.weight.sum(),
     }
-    for name in ('bias', 'squared_bias', 'variance'):
-      record[name] = getattr(raw, name)[p]
-    record |= _with_interval('mse', scores.mse[:, p])
-    record['scale'] = scores.scale[0, p]
-    for name in ('squared_bias', 'variance'):
-      record[f'scaled_{name}'] = getattr(scaled, name)[p]
-    record |= _with_interval('scaled_mse', scores.scaled_mse[:, p])
-    record |= _with_interval('explained', scores.explained[:, p])
-    said = judged.advantages[p]
-    record['rank'] = statistics.rank_correlation(said, truths)
-    record['sign'], record['sign_balanced'], record['sign_steps'] = (
-      statistics.sign_accuracy(said, truths)
-    )
-    record['silent'] = float(truths.weight @ (said == 0).mean(1)) / float(
-      truths.weight.sum()
-    )
-    yield record
+  )
 
 
 def _with_interval(name: str, draws: np.ndarray) -> Record:
-  found = bootstrap.interval(draws[0], draws[1:])
+  """Columns of `[B]` or `[B, P]` draws, of which the first is the mean."""
+  x = bootstrap.interval(draws[0], draws[1:])
   return {
-    name: found.mean,
-    f'{name}_low': found.low,
-    f'{name}_high': found.high,
+    name: x.mean,
+    f'{name}_low': x.low,
+    f'{name}_high': x.high,
   }
 
 
 _VERDICTS = {0: 'no difference', 1: 'better', -1: 'worse'}
 # (first, second): is the first nearer to the truth?
 PAIRS = (('hgpo', 'gigpo'), ('hgpo', 'grpo'), ('hgpo_shrink', 'hgpo'))
+# Forms, and by what they are compared.
+_MEASURES = (('mean', 'mse'), ('mean', 'explained'), ('mean_std', 'explained'))
 
 
 def main_alpha(alphas: Sequence[float]) -> float:
@@ -174,8 +171,10 @@ def main_alpha(alphas: Sequence[float]) -> float:
 
 
 def _comparisons(
-  found: Sequence[Estimator], alphas: Sequence[float], scores: statistics.Scores
-) -> Iterator[Record]:
+  methods: Sequence[Estimator],
+  alphas: Sequence[float],
+  scores: statistics.Scores,
+) -> pd.DataFrame:
   """Paired differences, first less second, over the same resamples.
 
   The raw error compares mean-only forms, which are in reward units; the share
@@ -183,61 +182,62 @@ def _comparisons(
   """
   place = {
     (estimator.name, estimator.form): p
-    for p, estimator in enumerate(found)
+    for p, estimator in enumerate(methods)
     if not estimator.variant
     and estimator.weighting in ('', 'released')
     and estimator.alpha in (None, main_alpha(alphas))
   }
-  for (first, second), form, measure in itertools.product(
-    PAIRS, ('mean', 'mean_std'), ('mse', 'explained')
-  ):
-    if measure == 'mse' and form != 'mean':
-      continue
+  records: list[Record] = []
+  for (first, second), (form, measure) in itertools.product(PAIRS, _MEASURES):
     draws = getattr(scores, measure)
     apart = draws[:, place[first, form]] - draws[:, place[second, form]]
-    record = _with_interval('difference', apart)
-    sign = Interval(*record.values()).sign * (-1 if measure == 'mse' else 1)
-    yield {
-      'first': first,
-      'second': second,
-      'form': form,
-      'measure': measure,
-      **record,
-      'verdict': _VERDICTS[sign],
-    }
+    columns = _with_interval('difference', apart)
+    sign = Interval(*columns.values()).sign * (-1 if measure == 'mse' else 1)
+    records.append(
+      {
+        'first': first,
+        'second': second,
+        'form': form,
+        'measure': measure,
+        **columns,
+        'verdict': _VERDICTS[sign],
+      }
+    )
+  return pd.DataFrame(records)
 
 
-def _levels(cases: Cases, judged: Judged, truths: Truths) -> Iterator[Record]:
+def _levels(cases: Cases, estimated: Estimated, truths: Truths) -> pd.DataFrame:
   """What the levels of contexts join."""
-  for k in range(judged.level.shape[0]):
-    grouped = judged.size[k] > 1
-    own = levels.level_bias(judged.level[k], grouped, truths)
-    state = levels.level_bias(judged.level[0], grouped, truths)
-    gap = levels.value_gap(cases, k)
-    yield {
-      'level': k,
-      'share_grouped': judged.share_grouped[k],
-      'share_spread': judged.share_spread[k],
-      'mean_size': judged.mean_size[k],
-      'steps': own.steps,
-      'bias_rms': own.rms,
-      'variance': own.variance,
-      'state_bias_rms': state.rms,
-      'state_variance': state.variance,
-      'members': gap.members,
-      'value_gap_rms': gap.rms,
-      'value_gap_mean': gap.mean,
-    }
+  records: list[Record] = []
+  for level, size in zip(estimated.level, estimated.size, strict=True):
+    own = statistics.level_bias(level, size > 1, truths)
+    state = statistics.level_bias(estimated.level[0], size > 1, truths)
+    gap = statistics.value_gap(cases, len(records))
+    records.append(
+      {
+        'steps': own.steps,
+        'bias_rms': own.rms,
+        'variance': own.variance,
+        'state_bias_rms': state.rms,
+        'state_variance': state.variance,
+        'members': gap.members,
+        'value_gap_rms': gap.rms,
+        'value_gap_mean': gap.mean,
+      }
+    )
+  of_rows = {
+    'level': range(len(records)),
+    'share_grouped': estimated.share_grouped,
+    'share_spread': estimated.share_spread,
+    'mean_size': estimated.mean_size,
+  }
+  return pd.concat([pd.DataFrame(of_rows), pd.DataFrame(records)], axis=1)
 
 
 def joined(tables: Sequence[Tables]) -> Tables:
   """The tables of several players, one below the other."""
-  return Tables(
-    *(
-      pd.concat(frames, ignore_index=True)
-      for frames in zip(*tables, strict=True)
-    )
-  )
+  frames = zip(*tables, strict=True)
+  return Tables(*(pd.concat(x, ignore_index=True) for x in frames))
 
 
 def write_csv(path: pathlib.Path, table: pd.DataFrame) -> None:

@@ -52,11 +52,12 @@ class Truth(NamedTuple):
 
   @property
   def missed(self) -> float:
+    """The probability of all other moves."""
     return 1 - self.probability
 
 
 def combine(x: float, one: Estimate, y: float, two: Estimate) -> Estimate:
-  """x one + y two, of independent estimates."""
+  """The sum x one + y two of independent estimates."""
   return Estimate(
     x * one.mean + y * two.mean, math.hypot(x * one.error, y * two.error)
   )
@@ -81,7 +82,8 @@ def step_truth(
   Args:
     moment: h.
     action: a, one of the offered commands.
-    rules, policy: of the player, whose moves also follow a.
+    rules: of the episodes.
+    policy: the player's, whose moves also follow a.
     rng: draws the continuations.
     continuations: of each kind, at least 2.
   """

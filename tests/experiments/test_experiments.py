@@ -11,6 +11,7 @@ import pytest
 
 from envs import registry
 from experiments.configs import alfworld, alfworld_tiny, base, toy
+from hgpo_jax import config as config_lib
 from tests.alfworld_data import need_package, unpack_released
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
@@ -42,6 +43,12 @@ def test_configs_hold_the_fields_of_base_and_are_json(module):
   assert shapes[0] == shapes[1]
 
 
+def test_fields_are_named_by_their_attributes():
+  assert base.name(lambda c: c.eval.games) == 'eval.games'
+  names = {leaf.name for leaf in config_lib.leaves(base.DEFAULT)}
+  assert names >= {base.CELL, base.RUN_DIR, base.SEED}
+
+
 @pytest.mark.parametrize('world', registry.WORLDS)
 def test_a_world_without_options_is_that_of_base(world):
   """So a server that is told none plays what the trainer means."""
@@ -50,13 +57,25 @@ def test_a_world_without_options_is_that_of_base(world):
 
 
 @pytest.mark.parametrize(
-  'flags, match',
+  ('flags', 'match'),
   [
     (
       ['--config.optim.learning_rat=1'],
       "'optim.learning_rat'; did you mean optim.learning_rate",
     ),
-    (['--config=nowhere.py'], "No such file or directory: 'nowhere.py'"),
+    (
+      ['--config.algo.gama=1', '--config.sed=1'],
+      "'algo.gama'; did you mean algo.gamma?; no field is called 'sed'",
+    ),
+    (['--config.iterations=many'], 'Wrong flags: flag --config.iterations='),
+    (
+      [f'--config={CONFIGS}/paper.py:hgpo'],
+      "ValueError: no cell is called 'hgpo'; expected ",
+    ),
+    (
+      ['--config=nowhere.py'],
+      "OSError: [Errno 2] No such file or directory: 'nowhere.py'",
+    ),
   ],
 )
 def test_what_is_mistyped_is_said_in_a_line(flags, match):
@@ -76,14 +95,19 @@ def test_train_then_evaluate_a_split_of_its_own_world(tmp_path):
   (folder / 'logs').mkdir(parents=True)  # as of what has started it
   said = run(*command)
   assert not (tmp_path / 'run.1').exists()
-  assert 'warm_start' in said and 'final' in said and 'compiled' in said
+  assert 'warm_start' in said
+  assert 'final' in said
+  assert 'compiled' in said
   said = run(*command)  # the older run is kept
-  assert 'moved to' in said and (tmp_path / 'run.1' / 'summary.json').exists()
+  assert 'moved to' in said
+  assert (tmp_path / 'run.1' / 'summary.json').exists()
   said = run(*command, '--config.eval.splits=("vaild",)', ok=False)
-  assert 'vaild' in said and not (tmp_path / 'run.2').exists()
+  assert 'vaild' in said
+  assert not (tmp_path / 'run.2').exists()
   (tmp_path / 'thesis.txt').touch()
   said = run(*command, f'--config.run_dir={tmp_path}', ok=False)
-  assert 'holds no run' in said and (tmp_path / 'thesis.txt').exists()
+  assert 'holds no run' in said
+  assert (tmp_path / 'thesis.txt').exists()
   said = run('experiments.evaluate', f'--checkpoint={folder}', '--split=valid')
   assert re.search(r'all +\d\.\d+ +4\n', said)
   (path,) = folder.glob('evaluation_valid_*.json')

@@ -7,7 +7,7 @@ import statistics
 
 import pytest
 
-from experiments import finished, layout, reported
+from experiments import layout, reported
 from experiments.configs import paper
 from hgpo_jax.types import ConfigError
 
@@ -56,16 +56,19 @@ def test_mean_and_spread_over_seeds_stand_beside_what_is_reported(tmp_path):
     'hgpo-alfworld-1.5b-k2',
     {SEEN: {'0.4': result(shares, **{PICK: 1.0})}, UNSEEN: {'0.4': {}}},
   )
-  text = layout.report(finished.gather(tmp_path))
+  text = layout.report(layout.gather(tmp_path))
   found = row(text, 'Qwen2.5-1.5B: ALFWorld, in distribution', 'HGPO, K = 2')
   mean, std = 92.0, 100 * statistics.stdev(shares)
   assert found['All'] == f'{mean:.2f} ± {std:.2f}'
-  assert found['Pick'] == '100.00 ± 0.00' and found['Look'] == 'missing'
-  assert found['n'] == '3' and found['reported'] == '92.77 [1]'
+  assert found['Pick'] == '100.00 ± 0.00'
+  assert found['Look'] == 'missing'
+  assert found['n'] == '3'
+  assert found['reported'] == '92.77 [1]'
   found = row(
     text, 'Qwen2.5-1.5B: ALFWorld, out of distribution', 'HGPO, K = 2'
   )
-  assert found['All'] == 'missing' and found['reported'] == '90.16 [1]'
+  assert found['All'] == 'missing'
+  assert found['reported'] == '90.16 [1]'
   found = row(text, 'Qwen2.5-7B: WebShop', 'PPO, K = 4')
   assert found == {
     'Method': 'PPO, K = 4', 'n': '0', 'Score': 'missing', 'reported': '-',
@@ -79,9 +82,10 @@ def test_seeds_of_training_count_like_those_of_evaluation(tmp_path):
   for seed, share in ((0, 0.5), (1, 0.7)):
     final = {SEEN: {'0.4': result([share])}}
     write(tmp_path / str(seed), name, final, seed=seed)
-  text = layout.report(finished.gather(tmp_path))
+  text = layout.report(layout.gather(tmp_path))
   found = row(text, 'Qwen2.5-7B: ALFWorld, in distribution', 'GRPO, K = 4')
-  assert found['All'] == '60.00 ± 14.14' and found['n'] == '2'
+  assert found['All'] == '60.00 ± 14.14'
+  assert found['n'] == '2'
   assert found['reported'] == '-'
 
 
@@ -90,9 +94,10 @@ def test_webshop_has_a_score_and_a_success(tmp_path):
   for seed, score in (('123', 0.9), ('456', 0.88)):
     final['test']['0.4']['by_seed'][seed]['task_score'] = score
   write(tmp_path / 'a', 'gigpo-webshop-7b-k2', final)
-  text = layout.report(finished.gather(tmp_path))
+  text = layout.report(layout.gather(tmp_path))
   found = row(text, 'Qwen2.5-7B: WebShop', 'GiGPO, K = 2')
-  assert found['Score'] == '89.00 ± 1.41' and found['Success'] == '77.50 ± 3.54'
+  assert found['Score'] == '89.00 ± 1.41'
+  assert found['Success'] == '77.50 ± 3.54'
   assert found['reported'] == '88.93 [1]'
 
 
@@ -102,8 +107,8 @@ def test_a_changed_run_is_marked_and_a_copy_refused(tmp_path):
   changes = {'policy__checkpoint': 'own', 'iterations': 3}
   free = {'mesh__fsdp': 2, 'rollout__decode_rows': 4, 'env__servers': 1}
   write(tmp_path / 'a', name, final, **changes, **free)
-  runs = finished.gather(tmp_path)
-  assert finished.changes(runs[0]) == [
+  runs = layout.gather(tmp_path)
+  assert layout.changes(runs[0]) == [
     'iterations: 160 -> 3',
     "policy.checkpoint: 'Qwen/Qwen2.5-1.5B-Instruct' -> 'own'",
   ]
@@ -115,28 +120,28 @@ def test_a_changed_run_is_marked_and_a_copy_refused(tmp_path):
   assert f'{tmp_path / "a"}: iterations: 160 -> 3; policy' in text
   write(tmp_path / 'b', name, final)
   with pytest.raises(ConfigError, match='both ran .*alpha2 with seed 0'):
-    finished.gather(tmp_path)
+    layout.gather(tmp_path)
   with pytest.raises(ConfigError, match='does not exist'):
-    finished.gather(tmp_path / 'nothing')
+    layout.gather(tmp_path / 'nothing')
 
 
 def test_a_run_of_a_cell_that_does_not_exist_is_refused(tmp_path):
   write(tmp_path / 'a', 'hgpo-alfworld-7b-k2', {}, cell='hgpo-alfworld-7b-k3')
   with pytest.raises(ConfigError, match="'hgpo-alfworld-7b-k3'.*Move it away"):
-    finished.gather(tmp_path)
+    layout.gather(tmp_path)
 
 
 def test_what_is_no_finished_run_of_a_cell_is_left_out(tmp_path):
   write(tmp_path / 'other', 'hgpo-alfworld-7b-k2', {}, cell='')
   write(tmp_path / 'running', 'hgpo-alfworld-7b-k2', {})
   (tmp_path / 'running' / 'summary.json').unlink()
-  assert finished.gather(tmp_path) == []
+  assert layout.gather(tmp_path) == []
 
 
 def test_csv_has_a_line_for_each_cell_and_column(tmp_path):
   final = {SEEN: {'0.4': result([0.5, 0.6, 0.7])}}
   write(tmp_path / 'a', 'hgpo-alfworld-7b-k4', final)
-  text = layout.csv_lines(finished.gather(tmp_path))
+  text = layout.csv_lines(layout.gather(tmp_path))
   lines = list(csv.DictReader(io.StringIO(text)))
   assert len(lines) == len(paper.CELLS) // 2 * (14 + 2)
   known = [line for line in lines if line['mean'] != 'missing']
@@ -159,4 +164,5 @@ def test_reported_numbers_are_of_cells_and_none_where_none_is_listed():
   assert find(('hgpo', '7b', 2), 'seen') == []
   assert find(('ppo', '1.5b', 2), 'seen') == []
   (ppo,) = (r for r in reported.ROWS if r[1:3] == ('ppo', '1.5b'))
-  assert ppo.alfworld == (54.4, 3.1) and ppo.success == (51.5, 2.9)
+  assert ppo.alfworld == (54.4, 3.1)
+  assert ppo.success == (51.5, 2.9)

@@ -29,6 +29,7 @@ def context_ids(
       'states_actions' the actions between them must be equal too.
 
   Returns: `[K+1, N]` int32, as from `level_ids`.
+
   Raises:
     ValueError: the contexts have another name, or the depth is negative.
   """
@@ -70,7 +71,11 @@ def level_ids(
   code numbers the levels from 1.
 
   Args:
-    task, traj, turn, obs, mask: `[N]`, as in `Rows`; rows in any order.
+    task: `[N]`, as in `Rows`; rows in any order.
+    traj: `[N]`, as in `Rows`.
+    turn: `[N]`, as in `Rows`.
+    obs: `[N]`, as in `Rows`.
+    mask: `[N]`, as in `Rows`.
     depth: K, the number of earlier observations in the deepest key; static.
     act: `[N]` as in `Rows`, to join the keys; or None.
 
@@ -156,6 +161,7 @@ def similar_ids(
     threshold: in (0, 1]; 1 joins equal texts only.
 
   Returns: `[N]` int32, numbered within the task, to stand in `Rows.obs`.
+
   Raises:
     ValueError: the threshold is out of range.
   """

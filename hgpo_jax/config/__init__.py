@@ -109,7 +109,8 @@ def differences(
   """Lists the fields in which two configs differ, as 'a.b: saved -> given'.
 
   Args:
-    saved, given: nested mappings of plain values, JSON's lists among them.
+    saved: nested mappings of plain values, JSON's lists among them.
+    given: the same of the other config.
     matters: which fields count, such as `same_run`.
     like: a config that knows the fields; others count always.
   """

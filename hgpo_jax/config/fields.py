@@ -197,7 +197,7 @@ def converted(value: Value, hint: Hint) -> Value:
 
   Raises: TypeError that says what was expected.
   """
-  origin: Hint = typing.get_origin(hint)
+  origin = _origin(hint)
   args = typing.get_args(hint)
   if hint is Any:
     return tuple(value) if isinstance(value, list) else value
@@ -221,12 +221,16 @@ def converted(value: Value, hint: Hint) -> Value:
   raise TypeError(f'a value of type {hint.__name__}')
 
 
+def _origin(hint: Hint) -> Hint:
+  return typing.get_origin(hint)
+
+
 def type_name(hint: Hint) -> str:
   """A type as people write it."""
   args = typing.get_args(hint)
-  if typing.get_origin(hint) is typing.Annotated:
+  if _origin(hint) is typing.Annotated:
     return type_name(args[0])
-  if typing.get_origin(hint) is Literal:
+  if _origin(hint) is Literal:
     return ' | '.join(map(repr, args))
   if isinstance(hint, type) and not args:
     return hint.__name__
@@ -239,9 +243,7 @@ def problems(config: Section) -> Iterator[str]:
     about, value = leaf.about, leaf.value
     least, most = about.least, about.most
     choices = about.choices or (
-      typing.get_args(leaf.hint)
-      if typing.get_origin(leaf.hint) is Literal
-      else ()
+      typing.get_args(leaf.hint) if _origin(leaf.hint) is Literal else ()
     )
     said = f'{leaf.name} is {value!r}; expected '
     if choices and value not in choices:

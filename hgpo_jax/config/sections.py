@@ -250,6 +250,7 @@ class Algo:
 
   @property
   def ppo(self) -> Ppo:
+    """The options of PPO."""
     ppo: Ppo = self.options[PPO]
     return ppo
 

@@ -13,14 +13,14 @@ import dataclasses
 import functools
 import math
 from collections.abc import Mapping
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jax.sharding import NamedSharding, PartitionSpec
 
 from hgpo_jax.model import lora, sharding, values
-from hgpo_jax.model.interface import Model, Params
+from hgpo_jax.model.interface import Model
+from hgpo_jax.types import Leaf, Params, PyTree
 
 GIB = 2**30
 
@@ -177,13 +177,13 @@ def predict(workload: Workload) -> Memory:
   )
 
 
-def _sampler(workload: Workload, shapes: Any) -> int:
+def _sampler(workload: Workload, shapes: Params) -> int:
   mesh = workload.sampler_mesh or workload.mesh_shape
   model = workload.model
   return _shard_bytes(mesh, model, shapes, dtype=model.config.dtype)
 
 
-def _critic(workload: Workload, trained: Any) -> int:
+def _critic(workload: Workload, trained: Params) -> int:
   """Params and moments of a critic, where `trained` are the policy's."""
   shapes = _param_shapes(workload.model)
   _, head = jax.eval_shape(values.init_params, shapes)
@@ -209,7 +209,7 @@ def _param_shapes(model: Model) -> Params:
   return model.param_shapes()
 
 
-def _bytes(tree: Any) -> int:
+def _bytes(tree: PyTree) -> int:
   """Of whole arrays."""
   return sum(
     math.prod(x.shape) * jnp.dtype(x.dtype).itemsize
@@ -220,17 +220,16 @@ def _bytes(tree: Any) -> int:
 def _shard_bytes(
   mesh_shape: Mapping[str, int],
   model: Model,
-  tree: Any,
+  tree: PyTree,
   *,
   dtype: str | None = None,
 ) -> int:
   """Of one device's part of params, as if they were of another type."""
-
   mesh = jax.sharding.AbstractMesh(
     tuple(mesh_shape[name] for name in sharding.AXES), sharding.AXES
   )
 
-  def size(spec: PartitionSpec, leaf: Any) -> int:
+  def size(spec: PartitionSpec, leaf: Leaf) -> int:
     part = NamedSharding(mesh, spec).shard_shape(leaf.shape)
     return math.prod(part) * jnp.dtype(dtype or leaf.dtype).itemsize
 
@@ -300,8 +299,8 @@ def _residual_bytes_per_row(model: Model, length: int) -> int:
   shapes = _param_shapes(model)
   trained, frozen = lora.split(shapes) if model.config.lora else (shapes, {})
 
-  def residuals(trained: Any, frozen: Any, tokens: jax.Array) -> Any:
-    def hidden(trained: Any) -> jax.Array:
+  def residuals(trained: Params, frozen: Params, tokens: jax.Array) -> PyTree:
+    def hidden(trained: Params) -> jax.Array:
       return model.forward(lora.combine(trained, frozen), tokens)
 
     return jax.vjp(hidden, trained)[1]

@@ -9,7 +9,8 @@ import jax.numpy as jnp
 from jax import Array
 
 from hgpo_jax import types
-from hgpo_jax.model.interface import Model, Params
+from hgpo_jax.model.interface import Model
+from hgpo_jax.types import Params
 
 HEAD = 'value_head'
 

@@ -28,7 +28,8 @@ from jax.sharding import NamedSharding, PartitionSpec, Sharding
 from hgpo_jax.model import hf
 from hgpo_jax.model.export import save
 from hgpo_jax.model.hf import WeightsError, model_from_hf
-from hgpo_jax.model.interface import Model, Params
+from hgpo_jax.model.interface import Model
+from hgpo_jax.types import Params, PyTree
 
 __all__ = ['WeightsError', 'find', 'load', 'model_from_hf', 'save']
 
@@ -69,7 +70,7 @@ def load(
   folder: hf.Folder,
   model: Model,
   *,
-  shardings: Any = None,
+  shardings: PyTree = None,
   dtype: str | None = None,
 ) -> Params:
   """Reads a checkpoint into params, with at most one tensor on the host.

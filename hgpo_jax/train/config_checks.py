@@ -154,7 +154,7 @@ def _loss(config: Config) -> Iterator[str]:
   c = config.loss
   if list(config_lib.problems(c)):
     return  # said already
-  real: Any = jax.ShapeDtypeStruct((2, 3), 'float32')
+  real = jax.ShapeDtypeStruct((2, 3), 'float32')
   surrogate = update.make_policy_loss(c).surrogate
   yield from _tried(
     f'loss.{c.surrogate}',

@@ -93,6 +93,7 @@ class GroupEstimator:
     state: types.TrainState | None = None,
     minibatches: Sequence[packing.MiniBatch] = (),
   ) -> Advantages:
+    """Compares the turns of each group; reads neither state nor packed rows."""
     del state, minibatches
     algo = self._algo
     rows = batching.estimator_rows(
@@ -112,10 +113,12 @@ class GroupEstimator:
     minibatch: packing.MiniBatch,
     estimate: Advantages,
   ) -> tuple[types.TrainState, dict[str, Any]]:
+    """Learns nothing."""
     del minibatch, estimate
     return state, {}
 
   def is_ready(self, state: types.TrainState) -> bool:
+    """It always is."""
     del state
     return True
 

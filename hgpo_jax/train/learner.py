@@ -36,7 +36,7 @@ class Learner:
     score: update.ScoreFn,
     shapes: packing.Shapes,
     reference_score: update.ScoreFn | None = None,
-    placed: Callable[[Any], Any] = lambda state: state,
+    placed: update.Placed = lambda state: state,
     values: critic_lib.ValueFn | None = None,
   ):
     """Builds the jitted functions of a run.
@@ -82,7 +82,9 @@ class Learner:
     """
     return self._estimated(trajectories, seed).advantages
 
-  def log_probs(self, params: Any, turns: Sequence[types.Turn]) -> np.ndarray:
+  def log_probs(
+    self, params: types.Params, turns: Sequence[types.Turn]
+  ) -> np.ndarray:
     """Scores the replies of all turns: `[N, R]` float32."""
     minibatches = self._minibatches(packing.flatten(turns, self._shapes), (0,))
     return self._table(self._scorer, params, minibatches, len(turns))
@@ -90,7 +92,7 @@ class Learner:
   def update(
     self,
     state: types.TrainState,
-    reference: Any,
+    reference: types.Params,
     trajectories: Sequence[types.Trajectory],
     seed: Sequence[int],
   ) -> tuple[types.TrainState, dict[str, float]]:
@@ -177,8 +179,8 @@ class Learner:
 
   def _table(
     self,
-    scorer: Callable[[Any, types.Batch], jax.Array],
-    params: Any,
+    scorer: Callable[[types.Params, types.Batch], jax.Array],
+    params: types.Params,
     minibatches: Sequence[packing.MiniBatch],
     count: int,
   ) -> np.ndarray:
@@ -234,7 +236,8 @@ def _mismatch(
   """How far the sampler's log-probs are from the learner's.
 
   Args:
-    sampled, scored: `[N, R]` log-probs, both 0 on padding.
+    sampled: `[N, R]` log-probs, 0 on padding.
+    scored: `[N, R]` log-probs, 0 on padding.
     count: reply tokens.
 
   Returns: the k3 estimate of KL(sampler || learner) in nats per token, and the
@@ -247,7 +250,7 @@ def _mismatch(
   }
 
 
-def _adamw(optim: Optim, **changes: Any) -> optax.GradientTransformation:
+def _adamw(optim: Optim, **changes: float) -> optax.GradientTransformation:
   """AdamW with the fields of `optim` that are its arguments."""
   names = inspect.signature(optimizer_lib.make_optimizer).parameters
   return optimizer_lib.make_optimizer(

@@ -37,7 +37,7 @@ class _Context:
   folder: pathlib.Path
   actor: Actor
   learner: learner_lib.Learner
-  reference: Any
+  reference: types.Params
   checkpoints: RunCheckpoints
   timer: metrics.PhaseTimer
   compilations: Compilations
@@ -61,6 +61,7 @@ def train(
 
   Returns: what summary.json holds: success after the warm start and at the
     end, seconds per phase, XLA's compilations.
+
   Raises:
     Interrupted: Ctrl-C; a checkpoint was saved.
     exchange.Preempted: SIGTERM, in any process; so too, once the loop runs.

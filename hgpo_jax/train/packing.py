@@ -127,7 +127,9 @@ class MiniBatch:
     }
     return types.Batch(**fields)
 
-  def value_batch(self, old_values: Any, targets: Any) -> types.ValueBatch:
+  def value_batch(
+    self, old_values: np.ndarray, targets: np.ndarray
+  ) -> types.ValueBatch:
     """Adds `[n, r]` values and targets; r = 1 has those of the first token."""
     fields: dict[str, Any] = {
       'rows': self.rows,

@@ -11,6 +11,7 @@ from typing import Any
 
 import jax
 import tqdm
+from transformers import PreTrainedTokenizerFast
 
 from hgpo_jax import config as config_lib
 from hgpo_jax import types
@@ -28,7 +29,7 @@ def warm_start(
   config: Config,
   environments: Environments,
   folder: pathlib.Path,
-) -> tuple[policy_lib.Policy, Any]:
+) -> tuple[policy_lib.Policy, types.Params]:
   """Makes what RL starts from: the policy and its base params.
 
   The params are the KL's reference, too. Tokenizer and params are made once
@@ -113,7 +114,7 @@ def _make_warm_start(
 
 def make_tokenizer(
   config: Config, examples: Iterable[list[cloning.Example]]
-) -> Any:
+) -> PreTrainedTokenizerFast:
   """Loads the tokenizer that the config names, or builds one from examples."""
   if folder := model_lib.tokenizer_folder(config.policy):
     return tokenizer_lib.load(folder)
@@ -172,9 +173,9 @@ def expert_examples(
 
 def _clone(
   policy: policy_lib.Policy,
-  params: Any,
+  params: types.Params,
   examples: list[list[cloning.Example]],
-) -> Any:
+) -> types.Params:
   c = policy.config
   turns = cloning.to_turns(
     [example for episode in examples for example in episode],

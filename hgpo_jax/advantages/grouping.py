@@ -110,9 +110,9 @@ def history(
   levels = []
   for k in range(depth + 1):
     earlier = jnp.maximum(place - k, 0)
-    found = mask & mask[earlier] & (traj[earlier] == traj)
-    found &= turn[earlier] == turn - k  # fails at the start and across a gap
-    levels.append(jnp.where(found, obs[earlier], -1))
+    linked = mask & mask[earlier] & (traj[earlier] == traj)
+    linked &= turn[earlier] == turn - k  # fails at the start and across a gap
+    levels.append(jnp.where(linked, obs[earlier], -1))
   ordered = jnp.stack(levels).astype(jnp.int32)
   return jnp.zeros_like(ordered).at[:, order].set(ordered)
 
@@ -124,9 +124,9 @@ def following(
   chex.assert_shape([traj, turn, obs, mask], (mask.size,))
   order = segments.episode_order(traj, turn, mask)
   later = jnp.roll(order, -1)  # the row that follows each row of the order
-  found = mask[order] & mask[later] & (traj[later] == traj[order])
-  found &= turn[later] == turn[order] + 1  # fails where the order starts again
-  ordered = jnp.where(found, obs[later], -1).astype(jnp.int32)
+  linked = mask[order] & mask[later] & (traj[later] == traj[order])
+  linked &= turn[later] == turn[order] + 1  # fails where the order starts again
+  ordered = jnp.where(linked, obs[later], -1).astype(jnp.int32)
   return jnp.zeros_like(ordered).at[order].set(ordered)
 
 

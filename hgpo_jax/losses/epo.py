@@ -140,10 +140,12 @@ def remember(
     return jax.ops.segment_sum(sums, step, steps)
 
   count = total(jnp.ones_like(entropy))
-  seen = count > 0
-  iterations = history.iterations + seen
+  reached = count > 0
+  iterations = history.iterations + reached
   change = total(entropy) / jnp.maximum(count, 1) - history.mean
-  mean = history.mean + jnp.where(seen, change / jnp.maximum(iterations, 1), 0)
+  mean = history.mean + jnp.where(
+    reached, change / jnp.maximum(iterations, 1), 0
+  )
   return History(mean, iterations)
 
 

@@ -152,8 +152,8 @@ def filtered(values: jax.Array, mask: jax.Array, *, q: float) -> jax.Array:
   chex.assert_equal_shape([values, mask])
   real = mask.astype(bool)
   gains = jnp.asarray(kalman_gains(values.shape[1], q=q))
-  seen = jnp.cumsum(real, axis=1) - 1  # [N, R], t - 1
-  gain = jnp.where(real, gains[jnp.maximum(seen, 0)], 0)
+  place = jnp.cumsum(real, axis=1) - 1  # [N, R], t - 1
+  gain = jnp.where(real, gains[jnp.maximum(place, 0)], 0)
 
   def then(first: _Map, second: _Map) -> _Map:
     (a, b), (c, d) = first, second

@@ -93,14 +93,14 @@ def cached(q: Array, k: Array, v: Array, context: Context) -> Array:
   return out.astype(q.dtype).reshape(batch, heads, queries, size)
 
 
-def _scores(q: Array, k: Array, seen: Array) -> Array:
+def _scores(q: Array, k: Array, visible: Array) -> Array:
   """`q [B, KV, T, E]`, `k [B, KV, E, S]` -> float32 `[B, KV, T, S]`.
 
   T is the Q queries of each query head that a key head serves.
   """
   scores = jnp.matmul(q.astype(k.dtype), k, preferred_element_type=jnp.float32)
-  bias = jnp.where(seen, 0.0, MASKED)[:, None, None]  # [B, 1, 1, Q or 1, S]
-  per_query = scores.reshape(*q.shape[:2], -1, *seen.shape[-2:])
+  bias = jnp.where(visible, 0.0, MASKED)[:, None, None]  # [B, 1, 1, Q or 1, S]
+  per_query = scores.reshape(*q.shape[:2], -1, *visible.shape[-2:])
   return (per_query + bias).reshape(scores.shape)
 
 

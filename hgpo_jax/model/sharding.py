@@ -251,13 +251,13 @@ def _param_axes(
   elif kernel and last == 'lora_b':  # [r, out]
     axes = (None, kernel[1])
   else:
-    found = table.get(tuple(names[-2:]), table.get((last,)))
-    if found is None:
+    axes_of_param = table.get(tuple(names[-2:]), table.get((last,)))
+    if axes_of_param is None:
       raise ValueError(
         f'no rule says how to lay out the param {"/".join(names)!r}: add it to '
         'param_axes of the model.'
       )
-    axes = found
+    axes = axes_of_param
   if (
     model.config.num_kv_heads % tensor
   ):  # half a head on a device is of no use to it

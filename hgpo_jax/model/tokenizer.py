@@ -164,12 +164,12 @@ def save(
 
 def end_id(tokenizer: PreTrainedTokenizerFast) -> int:
   """The id that ends a turn; a base checkpoint's own eos is another one."""
-  found = tokenizer.backend_tokenizer.token_to_id(END)
-  if found is None:
+  token_id = tokenizer.backend_tokenizer.token_to_id(END)
+  if token_id is None:
     raise ValueError(
       f"the tokenizer has no {END}: expected one with Qwen's chat markers."
     )
-  return found
+  return token_id
 
 
 def pad_id(tokenizer: PreTrainedTokenizerFast) -> int:

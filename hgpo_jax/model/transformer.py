@@ -335,8 +335,8 @@ def _step_view(config: Config, cache: KVCache) -> _View:
   length = cache.length[:, None]
   tables = rotary.table(config.head_dim, config.rope_base, cache.columns)
   cos, sin = (t[length[:, None]] for t in tables)
-  seen = jnp.arange(cache.columns) <= length
-  return _View(cos, sin, attention.Context(None, past=seen))
+  visible = jnp.arange(cache.columns) <= length
+  return _View(cos, sin, attention.Context(None, past=visible))
 
 
 @functools.cache

@@ -173,19 +173,19 @@ def _check_fit(
   stored: Mapping[str, _Stored],
 ) -> None:
   """Raises one WeightsError that lists whatever does not fit."""
-  given, config = model_from_hf(folder), model.config
+  stored_model, config = model_from_hf(folder), model.config
   expected = {n: leaf.stored_shape for leaf in leaves for _, n in leaf.stored()}
   got = {name: s for name, s in stored.items() if not _ignored(name, model)}
   types = hf.DTYPES.values()
-  names = given.architecture.name, model.architecture.name
+  names = stored_model.architecture.name, model.architecture.name
   wrong = {
     'other model_type': [f'{names[0]} (expected {names[1]})']
     * (names[0] != names[1]),
     'other sizes in config.json': [
-      f'{theirs} {getattr(given.config, ours)} '
+      f'{theirs} {getattr(stored_model.config, ours)} '
       f'(expected {getattr(config, ours)})'
       for ours, theirs in model.architecture.hf_fields.items()
-      if getattr(given.config, ours) != getattr(config, ours)
+      if getattr(stored_model.config, ours) != getattr(config, ours)
     ],
     **hf.misfits('tensors', {n: s.shape for n, s in got.items()}, expected),
     'tensors of other types': [

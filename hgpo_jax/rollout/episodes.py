@@ -130,9 +130,8 @@ class _Rollout:
     self.trajectories: dict[int, types.Trajectory] = {}  # by episode
     self.replies: list[Reply] = []  # decoded, not sent to an environment yet
     self._queue = collections.deque(enumerate(tasks, first))
-    self._starting: dict[
-      int, tuple[int, Hashable]
-    ] = {}  # env -> episode and task
+    # env -> episode and task
+    self._starting: dict[int, tuple[int, Hashable]] = {}
     self._playing: dict[int, _Episode] = {}
     self._env_of: dict[int, int] = {}  # by episode
     self._ready: list[_Episode] = []  # have a step, no prompt submitted yet

@@ -38,9 +38,9 @@ def examples(episode: Sequence[Any], agent: AgentLayer) -> list[Example]:
   """
   task = agent.task(episode[0].step.observation)
   history: list[tuple[str, str]] = []
-  made: list[Example] = []
+  result: list[Example] = []
   for shown in episode:
-    made.append(
+    result.append(
       (
         agent.message(task, history, shown.step),
         list(agent.replies(shown.step)),
@@ -48,7 +48,7 @@ def examples(episode: Sequence[Any], agent: AgentLayer) -> list[Example]:
       )
     )
     history.append((shown.step.observation, shown.action))
-  return made
+  return result
 
 
 def texts(examples: Iterable[Example]) -> Iterable[str]:

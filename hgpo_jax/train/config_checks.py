@@ -37,8 +37,8 @@ def check(config: Config, mesh: MeshOf = build.mesh_of) -> None:
   Raises: ConfigError with a line for each thing that is wrong: the field, what
     it holds and what it may hold.
   """
-  if found := problems(config, mesh):
-    raise types.ConfigError('\n'.join(found))
+  if wrong := problems(config, mesh):
+    raise types.ConfigError('\n'.join(wrong))
 
 
 def check_games(config: Config, environments: Environments) -> None:
@@ -190,8 +190,8 @@ def _rows(optional: tuple[str, ...]) -> Rows:
     **dict.fromkeys(('episode_return', 'returns'), real),
     'mask': jax.ShapeDtypeStruct((4,), 'bool'),
   }
-  more: dict[str, Any] = {
+  optional_fields: dict[str, Any] = {
     'outcome': number,
     'scores': jax.ShapeDtypeStruct((4, batching.SCORES), 'float32'),
   }
-  return Rows(**fields, **{name: more[name] for name in optional})
+  return Rows(**fields, **{name: optional_fields[name] for name in optional})

@@ -346,5 +346,5 @@ def _next_tokens(
 
 
 def _concatenate(arrays: Iterable[np.ndarray]) -> np.ndarray:
-  found = list(arrays)
-  return np.concatenate(found) if found else np.zeros(0, np.int32)
+  parts = list(arrays)
+  return np.concatenate(parts) if parts else np.zeros(0, np.int32)

@@ -118,8 +118,8 @@ class Policy:
       keeps_cache=False,
       critic=self.has_critic,
     )
-    given = int(c.mesh.device_gib * memory.GIB) or memory.device_memory()
-    return fitting.check(work, given) if given else memory.predict(work)
+    available = int(c.mesh.device_gib * memory.GIB) or memory.device_memory()
+    return fitting.check(work, available) if available else memory.predict(work)
 
   @property
   def has_critic(self) -> bool:
@@ -207,14 +207,14 @@ class Policy:
     return dataclasses.replace(state, critic=critic)
 
   def _started(
-    self, base: Params, more: Params, optimizer: optax.GradientTransformation
+    self, base: Params, extra: Params, optimizer: optax.GradientTransformation
   ) -> types.TrainState:
-    """Trains base params, or adapters to them, and `more` that is new."""
+    """Trains base params, or adapters to them, and `extra` ones."""
     if self.model.config.lora is None:
       params, frozen = jax.tree.map(lambda x: x.copy(), base), {}
     else:
       params, frozen = self._adapters(), base
-    state = self.placed(update.init_state({**params, **more}, optimizer))
+    state = self.placed(update.init_state({**params, **extra}, optimizer))
     return dataclasses.replace(state, frozen=frozen)
 
   def for_sampling(self, params: Params) -> Params:

@@ -179,8 +179,8 @@ def by_turn(values: Array, place: Array) -> Array:
   Returns: `[N, R]`, 0 on padding.
   """
   of_row = place.reshape(values.shape[0], -1)  # [B, W*R]
-  found = jnp.take_along_axis(values, jnp.maximum(of_row, 0), axis=1)
-  return jnp.where(of_row >= 0, found, 0).reshape(place.shape)
+  by_row = jnp.take_along_axis(values, jnp.maximum(of_row, 0), axis=1)
+  return jnp.where(of_row >= 0, by_row, 0).reshape(place.shape)
 
 
 TrainStep = Callable[
@@ -268,12 +268,12 @@ def make_reader(values: Callable[[Params, types.Packed], Array]) -> Scorer:
   def read(params: Params, batch: types.Batch) -> Array:
     def put(i: Array, out: Array) -> Array:
       micro = _micro_batch(batch, i)
-      found = values(params, micro.rows)
-      return out.at[i].set(by_turn(found, micro.place))
+      table = values(params, micro.rows)
+      return out.at[i].set(by_turn(table, micro.place))
 
     start = jnp.zeros(batch.place.shape, jnp.float32)
-    found = jax.lax.fori_loop(0, _filled(batch), put, start)
-    return constrain(found, None, None, None)  # all of it to every process
+    table = jax.lax.fori_loop(0, _filled(batch), put, start)
+    return constrain(table, None, None, None)  # all of it to every process
 
   return read
 

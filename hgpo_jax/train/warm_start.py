@@ -48,6 +48,10 @@ def warm_start(
   cache = cloning.cache_folder(
     folder.parent / 'cache', _settings(config, environments)
   )
+  # A resumed run may be packed otherwise, and its games may have moved.
+  key = cloning.cache_folder(
+    folder, _settings(config, environments, identity=True)
+  ).name
   # Only the first process looks: a network file system would remember for the
   # others that nothing is there, after it was made.
   has_own, cached = (
@@ -61,11 +65,11 @@ def warm_start(
       with _atomic_folder(cache) as scratch:
         _make_warm_start(config, environments, scratch)
         if hosts.is_first():
-          (scratch / 'key').write_text(cache.name)
+          (scratch / 'key').write_text(key)
     with _atomic_folder(own) as scratch:
       if hosts.is_first():
         shutil.copytree(cache, scratch, dirs_exist_ok=True)
-  if (own / 'key').read_text() != cache.name:
+  if (own / 'key').read_text() != key:
     raise checkpoint.CheckpointError(
       f'{own} was made with other settings of env, policy, warmstart or the '
       'template. Give them their old values, or another run_dir.'

@@ -52,7 +52,6 @@ class Workload:
       the type of activations.
     sampler_mesh: as `mesh_shape`, of the part of the mesh that holds such a
       copy; None is all of it.
-    keeps_cache: whether the cache stays where it is during training.
     critic: whether a critic of the policy's size is trained beside it.
   """
 
@@ -70,7 +69,6 @@ class Workload:
   reference: bool = True
   sampler_copy: bool = False
   sampler_mesh: Mapping[str, int] | None = None
-  keeps_cache: bool = True
   critic: bool = False
 
 
@@ -90,7 +88,6 @@ class Memory:
     logits: those of one chunk, and the head's matrix and gradient beside them.
     cache: keys and values.
     sampling: what a decoding step works with, or a call that reads prompts.
-    keeps_cache: whether the cache is there while training.
     critic: what is trained of a critic, and its moments. It takes its steps in
       turn with the policy, where the policy's gradients were.
   """
@@ -106,7 +103,6 @@ class Memory:
   logits: int
   cache: int
   sampling: int
-  keeps_cache: bool = True
   critic: int = 0
 
   @property
@@ -117,10 +113,12 @@ class Memory:
 
   @property
   def training(self) -> int:
-    """The peak of an update; logits are gone when a block works backwards."""
+    """The peak of an update, when the cache is gone.
+
+    Logits are gone when a block works backwards.
+    """
     work = self.activations + max(self.block, self.logits)
-    cache = self.cache if self.keeps_cache else 0
-    return self.resident + self.gradients + work + cache
+    return self.resident + self.gradients + work
 
   @property
   def rollout(self) -> int:
@@ -135,7 +133,6 @@ class Memory:
   def table(self) -> str:
     """A line for each part that is not empty, and for the peaks, in GiB."""
     parts = dataclasses.asdict(self)
-    del parts['keeps_cache']
     peaks = {'training': self.training, 'rollout': self.rollout}
     lines = [
       f'  {name:<12}{size / GIB:10.3f}' for name, size in parts.items() if size
@@ -172,7 +169,6 @@ def predict(workload: Workload) -> Memory:
     logits=_logits(workload),
     cache=_cached(workload, workload.cache_rows, workload.cache_columns),
     sampling=_sampling(workload),
-    keeps_cache=workload.keeps_cache,
     critic=_critic(workload, trained) if workload.critic else 0,
   )
 

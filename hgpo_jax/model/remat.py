@@ -10,7 +10,7 @@ import jax
 Block = TypeVar('Block', bound=Callable[..., Any])
 
 # From what keeps most to what keeps least.
-POLICIES: dict[str, Any] = {
+POLICIES: dict[str, Callable[..., bool] | None] = {
   'none': None,  # everything is kept
   'dots': jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
   'full': jax.checkpoint_policies.nothing_saveable,

@@ -126,7 +126,7 @@ class Critic:
     state: types.TrainState,
     minibatch: packing.MiniBatch,
     estimate: estimators.Advantages,
-  ) -> tuple[types.TrainState, dict[str, Any]]:
+  ) -> tuple[types.TrainState, update.Scalars]:
     """Takes one optimiser step; the critic's old state is donated."""
     assert estimate.values is not None and estimate.targets is not None
     batch = minibatch.value_batch(estimate.values, estimate.targets)

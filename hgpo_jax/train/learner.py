@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import inspect
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import jax
 import numpy as np
@@ -13,7 +12,6 @@ import optax
 
 from hgpo_jax import random_streams, types
 from hgpo_jax.config import Config, Optim
-from hgpo_jax.model import lora
 from hgpo_jax.random_streams import Seed
 from hgpo_jax.sampler.sampling import Sampling
 from hgpo_jax.train import batching, estimators, packing, update
@@ -120,10 +118,10 @@ class Learner:
     )
     old = sampled
     if self._rescore:
-      policy = lora.combine(state.params, state.frozen)
-      old = self._table(self._scorer, policy, minibatches, count)
+      params = policy_lib.policy_of(state)
+      old = self._table(self._scorer, params, minibatches, count)
     trains_policy = self._estimator.is_ready(state)
-    steps: list[dict[str, Any]] = []  # scalars of each optimiser step
+    steps: list[update.Scalars] = []  # scalars of each optimiser step
     real_tokens = float(np.mean([m.fill() for m in minibatches]))
     for epoch in range(self._epochs):
       if epoch:

@@ -23,8 +23,7 @@ from hgpo_jax.model.interface import Model
 from hgpo_jax.multihost import hosts
 from hgpo_jax.random_streams import Key
 from hgpo_jax.sampler import decode, scoring
-from hgpo_jax.train import build as model_lib
-from hgpo_jax.train import checkpoint, packing, update
+from hgpo_jax.train import build, checkpoint, packing, update
 from hgpo_jax.train import critic as critic_lib
 from hgpo_jax.types import Params, PyTree
 
@@ -59,10 +58,10 @@ class Policy:
         by default.
     """
     self.config, self.tokenizer = config, tokenizer
-    self.base = model_lib.model_of(config.policy, len(tokenizer))
-    adapters = model_lib.adapters_of(config.policy.lora)
+    self.base = build.model_of(config.policy, len(tokenizer))
+    adapters = build.adapters_of(config.policy.lora)
     self.model = self.base.replace(lora=adapters)
-    self.mesh = mesh or model_lib.mesh_of(config)
+    self.mesh = mesh or build.mesh_of(config)
     self.own_mesh: jax.sharding.Mesh | None = None
     if isinstance(self.mesh, jax.sharding.Mesh) and hosts.count() > 1:
       self.own_mesh = sharding.own_part(self.mesh)
@@ -73,7 +72,7 @@ class Policy:
   @property
   def shapes(self) -> packing.Shapes:
     """What the learner packs turns into."""
-    return model_lib.shapes_of(self.config)
+    return build.shapes_of(self.config)
 
   @property
   def decode_shapes(self) -> decode.DecodeShapes:
@@ -115,7 +114,6 @@ class Policy:
       moments_dtype=c.optim.moments_dtype,
       sampler_copy=self._casts or self.own_mesh is not None,
       sampler_mesh=None if self.own_mesh is None else self.own_mesh.shape,
-      keeps_cache=False,
       critic=self.has_critic,
     )
     available = int(c.mesh.device_gib * memory.GIB) or memory.device_memory()
@@ -225,7 +223,7 @@ class Policy:
     params = _cast(params, self.model.config.dtype) if self._casts else params
     if self.own_mesh is None:
       return params
-    mesh = model_lib.mesh_of(self.config)
+    mesh = build.mesh_of(self.config)
     assert mesh is not None  # as there is a part of it
     return sharding.on_own_part(mesh, self.own_mesh, params, self.base)
 

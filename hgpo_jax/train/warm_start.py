@@ -20,8 +20,7 @@ from hgpo_jax.model import tokenizer as tokenizer_lib
 from hgpo_jax.multihost import hosts
 from hgpo_jax.rollout.codec import Codec
 from hgpo_jax.rollout.environments import Environments
-from hgpo_jax.train import build as model_lib
-from hgpo_jax.train import checkpoint, cloning, tasks
+from hgpo_jax.train import build, checkpoint, cloning, tasks
 from hgpo_jax.train import policy as policy_lib
 
 
@@ -120,7 +119,7 @@ def make_tokenizer(
   config: Config, examples: Iterable[list[cloning.Example]]
 ) -> PreTrainedTokenizerFast:
   """Loads the tokenizer that the config names, or builds one from examples."""
-  if folder := model_lib.tokenizer_folder(config.policy):
+  if folder := build.tokenizer_folder(config.policy):
     return tokenizer_lib.load(folder)
   return tokenizer_lib.build(
     (text for episode in examples for text in cloning.texts(episode)),
@@ -157,7 +156,7 @@ def expert_examples(
 ) -> Iterable[list[cloning.Example]]:
   """Yields the examples of each episode that the expert won."""
   c = config.warmstart
-  built = not model_lib.tokenizer_folder(config.policy)
+  built = not build.tokenizer_folder(config.policy)
   games = max(c.games, c.tokenizer_games if built else 0)
   numbers = tasks.demonstration_tasks(
     config.seed, games, environments.world.num_tasks('train')
@@ -227,5 +226,5 @@ def _settings(
   return {
     **config_lib.warm_start_fields(config, identity=identity),
     'words': environments.words,
-    **model_lib.fingerprints(config.policy),
+    **build.fingerprints(config.policy),
   }

@@ -23,8 +23,7 @@ from hgpo_jax.model import tokenizer as tokenizer_lib
 from hgpo_jax.model.weights import WeightsError
 from hgpo_jax.random_streams import Key
 from hgpo_jax.sampler.sampling import Sampling
-from hgpo_jax.train import build as model_lib
-from hgpo_jax.train import checkpoint, evaluate, metrics, tasks, worlds
+from hgpo_jax.train import build, checkpoint, evaluate, metrics, tasks, worlds
 from hgpo_jax.train import policy as policy_lib
 from hgpo_jax.train.actor import Actor
 from hgpo_jax.types import ConfigError
@@ -77,11 +76,11 @@ def main() -> None:
   with checkpoint.opened(folder / 'checkpoints') as store:
     step = _STEP.value if _STEP.value is not None else store.latest()
     config = base.freeze(store.meta(step)['config'])
-    config = model_lib.fit_mesh(_changed(config, folder))
+    config = build.fit_mesh(_changed(config, folder))
     tokenizer = tokenizer_lib.load(folder / 'warm_start' / 'tokenizer')
     with (
       worlds.open_environments(config) as environments,
-      model_lib.on_mesh(config),
+      build.on_mesh(config),
     ):
       policy = policy_lib.Policy(config, tokenizer)
       actor = Actor(environments, policy)

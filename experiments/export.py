@@ -14,8 +14,7 @@ from experiments import command
 from experiments.configs import base
 from hgpo_jax.model import lora, weights
 from hgpo_jax.model import tokenizer as tokenizer_lib
-from hgpo_jax.train import build as model_lib
-from hgpo_jax.train import checkpoint
+from hgpo_jax.train import build, checkpoint
 from hgpo_jax.train import policy as policy_lib
 from hgpo_jax.types import ConfigError
 
@@ -48,7 +47,7 @@ def export(
 ) -> None:
   """Writes the policy that the run in `folder` saved at `step` (the newest)."""
   with checkpoint.opened(folder / 'checkpoints') as store:
-    config = model_lib.fit_mesh(base.freeze(store.meta(step)['config']))
+    config = build.fit_mesh(base.freeze(store.meta(step)['config']))
     tokenizer = tokenizer_lib.load(folder / 'warm_start' / 'tokenizer')
     policy = policy_lib.Policy(config, tokenizer)
     params = policy.saved_params(folder, store, step)

@@ -183,9 +183,8 @@ def _planned(config: Config) -> policy_lib.Policy:
       c.policy, checkpoint='', preset=models.released(checkpoint)
     )
     c = dataclasses.replace(c, policy=policy)
-  return policy_lib.Policy(
-    c, _Unread(c.policy.vocab_size), build.planned_mesh(c)
-  )
+  tokenizer: Any = _Unread(c.policy.vocab_size)  # all that is asked of one
+  return policy_lib.Policy(c, tokenizer, build.planned_mesh(c))
 
 
 class _Unread:

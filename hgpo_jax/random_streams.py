@@ -44,10 +44,10 @@ def key(seed: int, purpose: int, *steps: int) -> jax.Array:
     purpose: a `Key`.
     steps: numbers that tell the uses of a purpose apart, such as the iteration.
   """
-  found = jax.random.fold_in(jax.random.key(seed), purpose)
+  result = jax.random.fold_in(jax.random.key(seed), purpose)
   for step in steps or (0,):
-    found = jax.random.fold_in(found, step)
-  return found
+    result = jax.random.fold_in(result, step)
+  return result
 
 
 def generator(seed: Sequence[int], purpose: int) -> np.random.Generator:

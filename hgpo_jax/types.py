@@ -11,11 +11,20 @@ import dataclasses
 import functools
 import operator
 from collections.abc import Collection, Hashable, Iterable, Mapping
-from typing import Any
+from typing import Any, TypeAlias
 
 import flax.struct
 import jax
 import numpy as np
+
+# A nest of arrays, or of what stands in their place: params, a state of optax,
+# a training state. JAX walks through dicts, tuples and registered records
+# alike, and no type that checkers know describes that.
+PyTree: TypeAlias = Any
+Params = dict[
+  str, PyTree
+]  # nested dict of arrays; leaves of layers are stacked
+Leaf = jax.Array | jax.ShapeDtypeStruct  # an array, or its shape and type alone
 
 
 class ConfigError(ValueError):
@@ -168,8 +177,8 @@ class TrainState:
     critic: the state of a critic that is trained beside the policy; or None.
   """
 
-  params: Any
-  opt_state: Any
+  params: Params
+  opt_state: PyTree
   step: jax.Array
-  frozen: Any = flax.struct.field(default_factory=dict)
+  frozen: Params = flax.struct.field(default_factory=dict)
   critic: TrainState | None = None

@@ -12,8 +12,9 @@ import numpy as np
 
 from hgpo_jax import types
 from hgpo_jax.advantages.rows import Rows
-from hgpo_jax.model.interface import Model, Params
+from hgpo_jax.model.interface import Model
 from hgpo_jax.sampler import scoring
+from hgpo_jax.types import Params
 
 
 def random_params(model: Model, *, seed: int = 0, std: float = 0.2) -> Params:

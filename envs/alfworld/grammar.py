@@ -136,7 +136,7 @@ class _Compiler:
     self._source = source
     self._signatures = signatures
     self._fixed = rules  # name -> text that is not in the source
-    self._done: dict[tuple, Text] = {}
+    self._done: dict[tuple[str, tuple[tuple[str, str], ...]], Text] = {}
     self._open: list[str] = []  # rules being compiled, to notice a circle
 
   def rule(self, name: str, scope: Mapping[str, str]) -> Text:
@@ -180,7 +180,7 @@ class _Compiler:
       [part(scene, binding) for part in texts]
     )
 
-  def _symbol(self, match: re.Match, scope: Mapping[str, str]) -> Text:
+  def _symbol(self, match: re.Match[str], scope: Mapping[str, str]) -> Text:
     if match['words']:
       words = match['words']
       return lambda scene, binding: words

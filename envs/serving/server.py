@@ -277,7 +277,7 @@ def _check(unread: Iterator[bytes], context: grpc.ServicerContext) -> bytes:
   return SERVING
 
 
-class _TokenCheck(grpc.ServerInterceptor):
+class _TokenCheck(grpc.ServerInterceptor):  # type: ignore[misc]
   """Refuses clients that do not send the token, before a message is read."""
 
   def __init__(self, token: str):

@@ -24,11 +24,12 @@ from absl import flags
 
 from experiments.bench import harness, policy
 from hgpo_jax import types
-from hgpo_jax.model.interface import Model, Params
+from hgpo_jax.model.interface import Model
 from hgpo_jax.sampler import decode, scoring
 from hgpo_jax.sampler.batcher import Batcher, Reply, RequestId
 from hgpo_jax.sampler.sampling import Sampling
 from hgpo_jax.train import packing, update
+from hgpo_jax.types import Params
 
 _TOKENS = flags.DEFINE_integer('row_tokens', 512, 'L of packed rows.')
 _REPLY = flags.DEFINE_integer('reply', 32, 'Tokens.')

@@ -27,11 +27,12 @@ from absl import flags
 
 from experiments.bench import harness, policy, transformers
 from hgpo_jax.model import weights
-from hgpo_jax.model.interface import Model, Params
+from hgpo_jax.model.interface import Model
 from hgpo_jax.sampler import decode
 from hgpo_jax.sampler.batcher import Batcher, RequestId
 from hgpo_jax.sampler.sampling import Sampling
 from hgpo_jax.train.compilations import Compilations
+from hgpo_jax.types import Params
 
 _CHECKPOINT = flags.DEFINE_string(
   'checkpoint', '', 'Hugging Face folder; default: random weights.'

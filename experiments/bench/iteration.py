@@ -25,10 +25,9 @@ from hgpo_jax.config import Config
 from hgpo_jax.model import registry, weights
 from hgpo_jax.model import tokenizer as tokenizer_lib
 from hgpo_jax.rollout.environments import Environments
-from hgpo_jax.train import build as model_lib
+from hgpo_jax.train import build, warm_start, worlds
 from hgpo_jax.train import learner as learner_lib
 from hgpo_jax.train import policy as policy_lib
-from hgpo_jax.train import warm_start, worlds
 from hgpo_jax.train.actor import Actor
 from hgpo_jax.train.compilations import Compilations
 
@@ -71,7 +70,7 @@ def _measure(folder: pathlib.Path) -> dict[str, Any]:
   watch = harness.Stopwatch()
   with (
     Compilations() as compilations,
-    model_lib.on_mesh(c),
+    build.on_mesh(c),
     worlds.open_environments(c) as environments,
   ):
     written = _written(c, environments, folder / 'policy')

@@ -15,7 +15,8 @@ from absl import flags
 
 from hgpo_jax import types
 from hgpo_jax.model import registry, weights
-from hgpo_jax.model.interface import Config, Model, Params
+from hgpo_jax.model.interface import Config, Model
+from hgpo_jax.types import Params
 
 PRESET = flags.DEFINE_enum('preset', 'small', list(registry.presets()), 'Size.')
 _LAYERS = flags.DEFINE_integer('layers', 0, "Blocks; 0 keeps the preset's.")

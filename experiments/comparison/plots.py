@@ -7,6 +7,7 @@ from collections.abc import Mapping
 
 import matplotlib
 import numpy as np
+from matplotlib.axes import Axes
 from scipy import stats
 
 from experiments.comparison.results import Runs
@@ -66,7 +67,7 @@ def curves(
   pyplot.close(figure)
 
 
-def _curve(axis: pyplot.Axes, episodes: np.ndarray, seeds: np.ndarray) -> None:
+def _curve(axis: Axes, episodes: np.ndarray, seeds: np.ndarray) -> None:
   axis.plot(episodes, seeds.T, color='tab:blue', alpha=0.35, linewidth=0.7)
   mean, half = band(seeds)
   axis.plot(episodes, mean, color='tab:blue')

@@ -131,6 +131,7 @@ def gdpo(
 
   Returns: `[N]` float32; exactly 0 on padding and in a task where no score has
     spread.
+
   Raises:
     ValueError: the rows have no `scores`, or not as many as weights.
   """

@@ -65,7 +65,8 @@ def dr_grpo(
 
   Args:
     rows: the batch.
-    count, singleton: as in `grpo`.
+    count: as in `grpo`.
+    singleton: as in `grpo`.
 
   Returns: `[N]` float32, with zeros as in `grpo`.
   """
@@ -92,11 +93,15 @@ def dr_mas(
 
   Args:
     rows: the batch, with `agent`.
-    normalisation, std, singleton, eps: as in `grpo`.
+    normalisation: as in `grpo`.
+    std: as in `grpo`.
+    singleton: as in `grpo`.
+    eps: as in `grpo`.
     count: 'rows' as released; 'trajectories' counts an episode once for every
       agent that acted in it.
 
   Returns: `[N]` float32, with zeros as in `grpo`.
+
   Raises:
     ValueError: the rows have no `agent`.
   """

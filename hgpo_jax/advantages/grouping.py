@@ -29,6 +29,7 @@ def context_ids(
       'states_actions' the actions between them must be equal too.
 
   Returns: `[K+1, N]` int32, as from `level_ids`.
+
   Raises:
     ValueError: the contexts have another name, or the depth is negative.
   """
@@ -70,7 +71,11 @@ def level_ids(
   code numbers the levels from 1.
 
   Args:
-    task, traj, turn, obs, mask: `[N]`, as in `Rows`; rows in any order.
+    task: `[N]`, as in `Rows`; rows in any order.
+    traj: `[N]`, as in `Rows`.
+    turn: `[N]`, as in `Rows`.
+    obs: `[N]`, as in `Rows`.
+    mask: `[N]`, as in `Rows`.
     depth: K, the number of earlier observations in the deepest key; static.
     act: `[N]` as in `Rows`, to join the keys; or None.
 
@@ -105,9 +110,9 @@ def history(
   levels = []
   for k in range(depth + 1):
     earlier = jnp.maximum(place - k, 0)
-    found = mask & mask[earlier] & (traj[earlier] == traj)
-    found &= turn[earlier] == turn - k  # fails at the start and across a gap
-    levels.append(jnp.where(found, obs[earlier], -1))
+    linked = mask & mask[earlier] & (traj[earlier] == traj)
+    linked &= turn[earlier] == turn - k  # fails at the start and across a gap
+    levels.append(jnp.where(linked, obs[earlier], -1))
   ordered = jnp.stack(levels).astype(jnp.int32)
   return jnp.zeros_like(ordered).at[:, order].set(ordered)
 
@@ -119,9 +124,9 @@ def following(
   chex.assert_shape([traj, turn, obs, mask], (mask.size,))
   order = segments.episode_order(traj, turn, mask)
   later = jnp.roll(order, -1)  # the row that follows each row of the order
-  found = mask[order] & mask[later] & (traj[later] == traj[order])
-  found &= turn[later] == turn[order] + 1  # fails where the order starts again
-  ordered = jnp.where(found, obs[later], -1).astype(jnp.int32)
+  linked = mask[order] & mask[later] & (traj[later] == traj[order])
+  linked &= turn[later] == turn[order] + 1  # fails where the order starts again
+  ordered = jnp.where(linked, obs[later], -1).astype(jnp.int32)
   return jnp.zeros_like(ordered).at[order].set(ordered)
 
 
@@ -156,6 +161,7 @@ def similar_ids(
     threshold: in (0, 1]; 1 joins equal texts only.
 
   Returns: `[N]` int32, numbered within the task, to stand in `Rows.obs`.
+
   Raises:
     ValueError: the threshold is out of range.
   """

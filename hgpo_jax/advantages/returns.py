@@ -31,7 +31,9 @@ def turn_gae(
   Args:
     rewards: `[N]` float, of each turn.
     values: `[N]` float, the critic's, before the turn.
-    traj, turn, mask: `[N]`, as in `Rows`; rows in any order.
+    traj: `[N]`, as in `Rows`; rows in any order.
+    turn: `[N]`, as in `Rows`.
+    mask: `[N]`, as in `Rows`.
     gamma: discount per turn, in [0, 1].
     lam: in [0, 1]; 0 trusts the critic, 1 the return.
     last_values: `[N]` float, the value of the state after an episode's last
@@ -74,10 +76,12 @@ def token_gae(
   Args:
     rewards: `[N, R]` float, of each token; a turn's reward is on its last.
     values: `[N, R]` float, before each token.
-    traj, turn: `[N]`, as in `Rows`; rows in any order.
+    traj: `[N]`, as in `Rows`; rows in any order.
+    turn: `[N]`, as in `Rows`.
     mask: `[N, R]` bool, the reply's tokens, anywhere in the row; a row without
       any is padding.
-    gamma, lam: per token.
+    gamma: discount per token.
+    lam: lambda per token.
     last_values: `[N]`, as in `turn_gae`.
 
   Returns: advantages and targets, `[N, R]` float32; 0 off the mask.
@@ -100,7 +104,7 @@ def token_gae(
   def backwards(
     slope: jax.Array, offset: jax.Array, at_end: jax.Array
   ) -> jax.Array:
-    """y = offset + slope y_next over all tokens, `[N, R+1]`.
+    """Solves y = offset + slope y_next over all tokens, `[N, R+1]`.
 
     The additional column stands for what follows the row: the next turn, or
     `at_end [N]` after an episode's last.
@@ -123,7 +127,8 @@ def _affine_scan(slope: jax.Array, offset: jax.Array) -> jax.Array:
   """y_t = offset_t + slope_t y_{t+1} from the back, in log2 n parallel steps.
 
   Args:
-    slope, offset: `[n]`; y is 0 after the last.
+    slope: `[n]`, what y_next is multiplied by; y is 0 after the last.
+    offset: `[n]`, what is added.
   """
 
   def compose(
@@ -152,7 +157,9 @@ def discounted_returns(
   Args:
     rewards: `[N]` float, the environment's reward of each turn; the penalty of
       an invalid reply is not in it (see `penalise`).
-    traj, turn, mask: `[N]`, as in `Rows`; rows in any order.
+    traj: `[N]`, as in `Rows`; rows in any order.
+    turn: `[N]`, as in `Rows`.
+    mask: `[N]`, as in `Rows`.
     gamma: discount per turn, in [0, 1].
 
   Returns: `[N]` float32; 0 on padding.

@@ -26,7 +26,9 @@ def episode_order(
   """Sorts rows by episode and turn, padding last.
 
   Args:
-    traj, turn, mask: `[N]`, as in `Rows`; rows in any order.
+    traj: `[N]`, as in `Rows`; rows in any order.
+    turn: `[N]`, as in `Rows`.
+    mask: `[N]`, as in `Rows`.
 
   Returns: `[N]` int32, the row at each place of the sorted sequence.
   """
@@ -181,7 +183,9 @@ def lower_median(
   It is one of the values, so that a distance of 0 from it is exact.
 
   Args:
-    values, ids, counted: `[N]`, as in `group_moments`.
+    values: `[N]`, as in `group_moments`.
+    ids: `[N]`, as in `group_moments`.
+    counted: `[N]`, as in `group_moments`.
 
   Returns: `[N]`; 0 for a row without a group. Without a counted value the
     result means nothing.
@@ -227,6 +231,7 @@ def relative(
     eps: floor of the standard deviation, in units of x.
 
   Returns: `[N]` float32; exactly 0 in a group without spread.
+
   Raises:
     ValueError: the normalisation has another name.
   """

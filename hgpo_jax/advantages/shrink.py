@@ -81,6 +81,7 @@ def hgpo_shrink(
 
   Returns: `[N]` float32; exactly 0 on padding and in a state whose returns are
     all equal.
+
   Raises:
     ValueError: an option has an unknown name.
   """
@@ -136,7 +137,7 @@ def _task_total(rows: Rows, values: jax.Array, member: jax.Array) -> jax.Array:
 
 
 def _ratio(above: jax.Array, below: jax.Array) -> jax.Array:
-  """above / below, and 0 where there is nothing below."""
+  """Returns above / below, and 0 where there is nothing below."""
   return jnp.where(below > 0, above / jnp.where(below > 0, below, 1), 0)
 
 

@@ -101,6 +101,7 @@ def hgpo(
   such a group counts for nothing, exactly.
 
   Returns: `[N]` float32; exactly 0 on padding and where no level counts.
+
   Raises:
     ValueError: an option has an unknown name.
   """

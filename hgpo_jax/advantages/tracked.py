@@ -77,6 +77,7 @@ def risk_po(
     eps: added to that deviation, in score units.
 
   Returns: `[G, J]` float32 advantages, and the state for the next batch.
+
   Raises:
     ValueError: the source has another name.
   """
@@ -121,6 +122,7 @@ def share_credit(
     eps: added to the deviation, in reward units.
 
   Returns: `[G, I, J]` float32.
+
   Raises:
     ValueError: the credit has another name.
   """

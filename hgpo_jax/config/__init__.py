@@ -7,6 +7,7 @@ made once. What cannot work is refused by hgpo_jax/train/config_checks.py.
 
 from __future__ import annotations
 
+import re
 import types
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
@@ -27,10 +28,8 @@ from hgpo_jax.config.sections import (
   Env,
   Lora,
   Loss,
-  Mesh,
   Optim,
   Policy,
-  Ppo,
 )
 
 __all__ = [
@@ -40,10 +39,8 @@ __all__ = [
   'Env',
   'Lora',
   'Loss',
-  'Mesh',
   'Optim',
   'Policy',
-  'Ppo',
   'default',
   'describe',
   'differences',
@@ -67,14 +64,10 @@ def default(worlds: Mapping[str, Callable[..., Any]]) -> Config:
     worlds: name -> what makes a world, whose arguments are its options.
   """
   options = {
-    name: options_of(make, _identifier(name), ('warm_start', 'budget'))()
+    name: options_of(make, re.sub(r'\W', '_', name), ('warm_start', 'budget'))()
     for name, make in worlds.items()
   }
   return Config(env=Env(options=types.MappingProxyType(options)))
-
-
-def _identifier(name: str) -> str:
-  return ''.join(c if c.isalnum() else '_' for c in name)
 
 
 # ---- what follows from kinds ----
@@ -109,7 +102,8 @@ def differences(
   """Lists the fields in which two configs differ, as 'a.b: saved -> given'.
 
   Args:
-    saved, given: nested mappings of plain values, JSON's lists among them.
+    saved: nested mappings of plain values, JSON's lists among them.
+    given: the same of the other config.
     matters: which fields count, such as `same_run`.
     like: a config that knows the fields; others count always.
   """

@@ -11,6 +11,7 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import inspect
+import math
 import re
 import types
 import typing
@@ -56,7 +57,7 @@ class About:
     kind: see `Kind`.
     marks: see `Mark`.
     unit: of the number; '' for names, switches and ratios.
-    least, most: bounds of the number, both allowed.
+    least, most: bounds of the number, both allowed; None checks neither.
     choices: the names that it may hold; empty where any will do.
     axis: what sweeps call it; '' where it is none of their axes.
   """
@@ -66,7 +67,7 @@ class About:
   marks: tuple[Mark, ...] = ()
   unit: str = ''
   least: float | None = None
-  most: float | None = None
+  most: float = math.inf
   choices: tuple[str, ...] = ()
   axis: str = ''
 
@@ -143,10 +144,10 @@ def filled(like: T, tree: Mapping[str, Any]) -> T:
   """
   wrong: list[str] = []
   known = [leaf.name for leaf in leaves(like)]
-  made = _filled(like, tree, '', known, wrong)
+  config: T = _filled(like, tree, '', known, wrong)
   if wrong:
     raise ConfigError('\n'.join(wrong))
-  return made
+  return config
 
 
 def _filled(
@@ -172,11 +173,8 @@ def _filled(
     elif not isinstance(value, Mapping):
       wrong.append(f'{name} is {value!r}; expected the fields of a section.')
     else:
-      made = _filled(below, value, f'{name}.', known, wrong)
-      if key in options:
-        options[key] = made
-      else:
-        changes[key] = made
+      target = options if key in options else changes
+      target[key] = _filled(below, value, f'{name}.', known, wrong)
   if options:
     changes['options'] = types.MappingProxyType(options)
   return dataclasses.replace(like, **changes)
@@ -197,7 +195,7 @@ def converted(value: Value, hint: Hint) -> Value:
 
   Raises: TypeError that says what was expected.
   """
-  origin: Hint = typing.get_origin(hint)
+  origin = _origin(hint)
   args = typing.get_args(hint)
   if hint is Any:
     return tuple(value) if isinstance(value, list) else value
@@ -221,12 +219,16 @@ def converted(value: Value, hint: Hint) -> Value:
   raise TypeError(f'a value of type {hint.__name__}')
 
 
+def _origin(hint: Hint) -> Hint:
+  return typing.get_origin(hint)
+
+
 def type_name(hint: Hint) -> str:
   """A type as people write it."""
   args = typing.get_args(hint)
-  if typing.get_origin(hint) is typing.Annotated:
+  if _origin(hint) is typing.Annotated:
     return type_name(args[0])
-  if typing.get_origin(hint) is Literal:
+  if _origin(hint) is Literal:
     return ' | '.join(map(repr, args))
   if isinstance(hint, type) and not args:
     return hint.__name__
@@ -236,23 +238,17 @@ def type_name(hint: Hint) -> str:
 def problems(config: Section) -> Iterator[str]:
   """Says which fields hold a value that they may not, each for itself."""
   for leaf in leaves(config):
-    about, value = leaf.about, leaf.value
-    least, most = about.least, about.most
+    about, value, least = leaf.about, leaf.value, leaf.about.least
     choices = about.choices or (
-      typing.get_args(leaf.hint)
-      if typing.get_origin(leaf.hint) is Literal
-      else ()
+      typing.get_args(leaf.hint) if _origin(leaf.hint) is Literal else ()
     )
     said = f'{leaf.name} is {value!r}; expected '
     if choices and value not in choices:
       yield f'{said}one of {sorted(choices)}.'
-    elif least is not None and not value >= least:
+    elif least is not None and not least <= value <= about.most:
+      finite = about.most < math.inf
       yield said + (
-        f'at least {least}.' if most is None else f'{least} to {most}.'
-      )
-    elif most is not None and not value <= most:
-      yield said + (
-        f'at most {most}.' if least is None else f'{least} to {most}.'
+        f'{least} to {about.most}.' if finite else f'at least {least}.'
       )
 
 
@@ -260,7 +256,7 @@ def options_of(
   fn: Callable[..., Any],
   name: str = '',
   marks: tuple[Mark, ...] = (),
-  **more: dataclasses.Field[Any],
+  **own: dataclasses.Field[Any],
 ) -> type:
   """A section that holds the options of a function, or of a class.
 
@@ -269,49 +265,38 @@ def options_of(
       `Annotated[..., kind]`.
     name: of the section; the function's by default.
     marks: of all of them.
-    more: fields that the function has not, or that others than its default
-      are the default of.
+    own: fields that the function lacks, or that have another default or
+      meaning than its arguments.
   """
   target: Hint = fn  # a function, or the class whose arguments are __init__'s
   if isinstance(target, type):
     target = target.__init__  # type: ignore[misc]
   docs, hints = _documented(inspect.getdoc(target) or ''), _hints(target)
-  fields: dict[str, tuple[Any, Any]] = {}
+  fields: list[tuple[str, Hint, Any]] = []
   for p in inspect.signature(fn).parameters.values():
-    if p.default is p.empty or p.name in more:
+    if p.default is p.empty or p.name in own:
       continue
     hint = hints.get(p.name, type(p.default))
     kind = getattr(hint, '__metadata__', ('identity',))[0]
-    fields[p.name] = (
-      hint,
-      field(
-        p.default,
-        docs.get(p.name, ''),
-        kind=kind,
-        marks=() if kind == 'speed' else marks,
-      ),
-    )
-  for key, own in more.items():
-    fields[key] = type(own.default), own
-  return dataclasses.make_dataclass(
-    name or fn.__name__,
-    [(key, hint, own) for key, (hint, own) in fields.items()],
-    frozen=True,
-  )
+    kept = () if kind == 'speed' else marks
+    doc = docs.get(p.name, '')
+    fields.append((p.name, hint, field(p.default, doc, kind=kind, marks=kept)))
+  fields += [(key, type(f.default), f) for key, f in own.items()]
+  return dataclasses.make_dataclass(name or fn.__name__, fields, frozen=True)
 
 
 def _documented(text: str) -> dict[str, str]:
   """The first sentence of each of the `Args:` of a docstring, by name."""
   args = re.search(r'^Args:(.*?)(?=^\S|\Z)', text, re.S | re.M)
-  found: dict[str, str] = {}
+  docs: dict[str, str] = {}
   for names, doc in re.findall(
     r'^ {2}(\w[\w, ]*): (.*?)(?=^ {2}\w|\Z)',
     args[1] if args else '',
     re.S | re.M,
   ):
     line = ' '.join(doc.split()).partition('. ')[0].rstrip('.')
-    found |= dict.fromkeys(names.split(', '), line)
-  return found
+    docs |= dict.fromkeys(names.split(', '), line)
+  return docs
 
 
 def _hints(of: Hint) -> dict[str, Any]:

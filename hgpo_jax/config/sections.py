@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import inspect
 from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any, Literal
@@ -210,16 +211,15 @@ def _estimator_options() -> Mapping[str, Any]:
     -1, 'K of its contexts; -1 is env.history', unit='turns', least=-1
   )
   similarity = field(1.0, 'observations so alike are one; 1 is equality')
-  found: dict[str, Any] = {PPO: Ppo()}
+  sections: dict[str, Any] = {PPO: Ppo()}
   for name, fn in ESTIMATORS.items():
-    section = options_of(fn)
-    more = {}
-    if hasattr(section, 'depth'):
-      more['depth'] = depth
+    own = {}
+    if 'depth' in inspect.signature(fn).parameters:
+      own['depth'] = depth
     if name == 'gigpo':
-      more['similarity'] = similarity
-    found[name] = (options_of(fn, **more) if more else section)()
-  return MappingProxyType(found)
+      own['similarity'] = similarity
+    sections[name] = options_of(fn, **own)()
+  return MappingProxyType(sections)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -250,6 +250,7 @@ class Algo:
 
   @property
   def ppo(self) -> Ppo:
+    """The options of PPO."""
     ppo: Ppo = self.options[PPO]
     return ppo
 

@@ -82,7 +82,9 @@ def row_mean_of_scaled_sums(
   Dr. GRPO, Liu et al. 2025 (https://arxiv.org/abs/2503.20783).
 
   Args:
-    values, mask, denominator: as in `token_mean`, with `count_rows`.
+    values: as in `token_mean`, with `count_rows`.
+    mask: as in `token_mean`, with `count_rows`.
+    denominator: as in `token_mean`, with `count_rows`.
     length: the constant, in tokens; R if None. Give it where R differs between
       the parts of a batch.
   """

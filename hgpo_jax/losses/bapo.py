@@ -43,8 +43,11 @@ def bapo(
   BAPO, https://arxiv.org/abs/2510.18927.
 
   Args:
-    log_probs, old_log_probs, advantages, mask, dual_clip: as in
-      `policy.clipped_surrogate`.
+    log_probs: as in `policy.clipped_surrogate`.
+    old_log_probs: as in `policy.clipped_surrogate`.
+    advantages: as in `policy.clipped_surrogate`.
+    mask: as in `policy.clipped_surrogate`.
+    dual_clip: as in `policy.clipped_surrogate`.
     bounds: two scalars, of the ratio itself.
   """
   policy.assert_shapes(log_probs, old_log_probs, advantages, mask)
@@ -67,7 +70,8 @@ def candidates(
   """The bounds that the search tries, in its order: low rises, then high.
 
   Args:
-    low, high: where each starts, and how far it may rise.
+    low: where the lower bound starts, and how far it may rise.
+    high: likewise of the upper bound.
     step: by which it rises.
   """
   lows, highs = _rising(*low, step), _rising(*high, step)
@@ -93,8 +97,10 @@ def masses(
     P = sum_{A > 0} A min(rho, high),  M = sum_{A < 0} |A| max(rho, low)
 
   Args:
-    log_probs, old_log_probs, advantages, mask: as in
-      `policy.clipped_surrogate`; nothing is differentiated.
+    log_probs: as in `policy.clipped_surrogate`; nothing is differentiated.
+    old_log_probs: as in `policy.clipped_surrogate`; nothing is differentiated.
+    advantages: as in `policy.clipped_surrogate`; nothing is differentiated.
+    mask: as in `policy.clipped_surrogate`; nothing is differentiated.
     tried: `[S]`, see `candidates`.
   """
   policy.assert_shapes(log_probs, old_log_probs, advantages, mask)

@@ -91,8 +91,10 @@ def mu_schedule(
 
   Args:
     step: updates done, of any shape.
-    warmup, decay: updates that each part takes.
-    peak, valley: weights in [0, 1].
+    warmup: updates from 0 to the peak.
+    decay: updates from the peak to the valley.
+    peak: the largest weight, in [0, 1].
+    valley: the last weight, in [0, 1].
   """
   step = jnp.asarray(step, jnp.float32)
   rising = peak * step / max(warmup, 1)

@@ -27,9 +27,13 @@ def copo(
   the loss of the advantage w A_local + (1 - w) A_across.
 
   Args:
-    log_probs, old_log_probs, mask, clip_low, clip_high: as in
-      `policy.clipped_surrogate`.
-    local, across: `[N]`, both advantages of a reply.
+    log_probs: as in `policy.clipped_surrogate`.
+    old_log_probs: as in `policy.clipped_surrogate`.
+    mask: as in `policy.clipped_surrogate`.
+    clip_low: as in `policy.clipped_surrogate`.
+    clip_high: as in `policy.clipped_surrogate`.
+    local: `[N]`, advantages within the group.
+    across: `[N]`, advantages across groups.
     weight: `[N]` in [0, 1], of the local one; a constant.
 
   Returns: every field mixed, the clip marks too.

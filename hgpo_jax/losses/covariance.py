@@ -52,8 +52,10 @@ def kl_cov(
     l = -A rho + coef |log rho| [c among the `share` largest]
 
   Args:
-    log_probs, old_log_probs, advantages, mask: as in
-      `policy.clipped_surrogate`.
+    log_probs: as in `policy.clipped_surrogate`.
+    old_log_probs: as in `policy.clipped_surrogate`.
+    advantages: as in `policy.clipped_surrogate`.
+    mask: as in `policy.clipped_surrogate`.
     share: of all tokens, at least one.
     coef: weight of the KL.
 
@@ -86,8 +88,12 @@ def clip_cov(
   """The clipped loss, without some random tokens of high covariance.
 
   Args:
-    log_probs, old_log_probs, advantages, mask, clip_low, clip_high: as in
-      `policy.clipped_surrogate`.
+    log_probs: as in `policy.clipped_surrogate`.
+    old_log_probs: as in `policy.clipped_surrogate`.
+    advantages: as in `policy.clipped_surrogate`.
+    mask: as in `policy.clipped_surrogate`.
+    clip_low: as in `policy.clipped_surrogate`.
+    clip_high: as in `policy.clipped_surrogate`.
     key: of the choice; used once.
     share: of all tokens, at least one (if there is one in the band).
     band: covariances to choose from, of tokens that are not clipped anyway.

@@ -28,9 +28,12 @@ def dcpo(
   all replies: aggregation='seq-mean-token-mean', but for a constant factor.
 
   Args:
-    log_probs, old_log_probs, advantages, mask: as in
-      `policy.clipped_surrogate`.
-    clip_low, clip_high: see `bounds`.
+    log_probs: as in `policy.clipped_surrogate`.
+    old_log_probs: as in `policy.clipped_surrogate`.
+    advantages: as in `policy.clipped_surrogate`.
+    mask: as in `policy.clipped_surrogate`.
+    clip_low: see `bounds`.
+    clip_high: see `bounds`.
     dual_clip: of negative advantages, and the highest bound.
   """
   policy.assert_shapes(log_probs, old_log_probs, advantages, mask)
@@ -58,7 +61,8 @@ def bounds(
 
   Args:
     old_log_probs: any shape; constants.
-    clip_low, clip_high: bounds of q (rho - 1) rho, down and up.
+    clip_low: bound of q (rho - 1) rho downwards.
+    clip_high: bound upwards.
     highest: of `high`, if it is above 10.
 
   Returns: low in [1/2, 1] and high, of that shape.

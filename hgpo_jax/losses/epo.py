@@ -39,7 +39,8 @@ def hinge(
   Args:
     entropy: `[N, R]` in nats, differentiable.
     usual: `[N]` in nats; 0 where there is none yet, and then no window.
-    low, high: ends of the window, in units of `usual`.
+    low: lower end of the window, in units of `usual`.
+    high: upper end.
 
   Returns: `[N, R]` in nats.
   """
@@ -65,7 +66,10 @@ def released(
   policy, which is then trained on the plain entropy bonus.
 
   Args:
-    entropy, usual, low, high: as in `hinge`.
+    entropy: as in `hinge`.
+    usual: as in `hinge`.
+    low: as in `hinge`.
+    high: as in `hinge`.
     size: 0.1 for ALFWorld, 0.05 for ScienceWorld.
   """
   chex.assert_rank(entropy, 2)
@@ -136,10 +140,12 @@ def remember(
     return jax.ops.segment_sum(sums, step, steps)
 
   count = total(jnp.ones_like(entropy))
-  seen = count > 0
-  iterations = history.iterations + seen
+  reached = count > 0
+  iterations = history.iterations + reached
   change = total(entropy) / jnp.maximum(count, 1) - history.mean
-  mean = history.mean + jnp.where(seen, change / jnp.maximum(iterations, 1), 0)
+  mean = history.mean + jnp.where(
+    reached, change / jnp.maximum(iterations, 1), 0
+  )
   return History(mean, iterations)
 
 

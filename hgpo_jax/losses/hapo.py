@@ -42,8 +42,13 @@ def hapo(
   HAPO, https://arxiv.org/abs/2509.16591. With all scores 0 it is the plain one.
 
   Args:
-    log_probs, old_log_probs, advantages, mask, clip_low, clip_high, dual_clip:
-      as in `policy.clipped_surrogate`.
+    log_probs: as in `policy.clipped_surrogate`.
+    old_log_probs: as in `policy.clipped_surrogate`.
+    advantages: as in `policy.clipped_surrogate`.
+    mask: as in `policy.clipped_surrogate`.
+    clip_low: as in `policy.clipped_surrogate`.
+    clip_high: as in `policy.clipped_surrogate`.
+    dual_clip: as in `policy.clipped_surrogate`.
     scores: `[N, R]`, see `entropy_scores`; constants.
   """
   policy.assert_shapes(log_probs, old_log_probs, advantages, mask)
@@ -114,7 +119,8 @@ def adaptive_bounds(
 
   Args:
     scores: h, of any shape, which both results have.
-    clip_low, clip_high: half of the largest, and all of the least, distance.
+    clip_low: half of the largest, and all of the least, distance below 1.
+    clip_high: likewise above 1.
   """
   low = 1 - clip_low * (1 - jnp.minimum(scores, 0))
   high = 1 + clip_high * (1 + jnp.maximum(scores, 0))
@@ -189,6 +195,6 @@ def token_group_advantages(
 
 
 def _log_entropy(entropy: jax.Array, real: jax.Array) -> jax.Array:
-  """log H, where the surest tokens still have a logarithm."""
+  """Returns log H, where the surest tokens still have a logarithm."""
   known = jnp.where(real, entropy, 1).astype(jnp.float32)
   return jnp.log(jnp.maximum(known, _LEAST_ENTROPY))

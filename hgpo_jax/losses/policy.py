@@ -58,7 +58,8 @@ def clipped_surrogate(
     old_log_probs: `[N, R]` of the policy that sampled; taken as constants.
     advantages: `[N]`, or `[N, R]` if the tokens of a row differ; constants too.
     mask: `[N, R]` bool or 0/1, which tokens are real.
-    clip_low, clip_high: how far the ratio may move down and up.
+    clip_low: how far the ratio may move down.
+    clip_high: how far the ratio may move up.
     dual_clip: above 1, bounds the loss of a token that became too likely;
       None leaves it out.
 
@@ -89,7 +90,8 @@ def clip_between(
   Args:
     ratio: `[N, R]`, differentiable.
     advantages: `[N, R]`.
-    low, high: bounds of the ratio, for all tokens or `[N, R]`.
+    low: lower bound of the ratio, for all tokens or `[N, R]`.
+    high: upper bound.
     dual_clip: as in `clipped_surrogate`.
   """
   chex.assert_rank(ratio, 2)
@@ -128,7 +130,7 @@ def assert_shapes(
 def log_ratios(
   log_probs: jax.Array, old_log_probs: jax.Array, mask: jax.Array
 ) -> jax.Array:
-  """log rho = log_probs - old_log_probs, bounded to +-20; 0 on padding."""
+  """Bounds log_probs - old_log_probs to +-20; 0 on padding."""
   chex.assert_rank(mask, 2)
   chex.assert_equal_shape([log_probs, old_log_probs, mask])
   change = (log_probs - stop_gradient(old_log_probs)).astype(jnp.float32)

@@ -15,6 +15,8 @@ from jax import lax
 
 from hgpo_jax.losses import policy
 
+_Map = tuple[jax.Array, jax.Array]  # a, b of x -> a x + b
+
 
 def gspo(
   log_probs: jax.Array,
@@ -36,9 +38,12 @@ def gspo(
   mean of a row is GSPO's own loss (eq. 5), in value and in gradient.
 
   Args:
-    log_probs, old_log_probs, advantages, mask: as in
-      `policy.clipped_surrogate`.
-    clip_low, clip_high: how far s may move; small, as it is a mean.
+    log_probs: as in `policy.clipped_surrogate`.
+    old_log_probs: as in `policy.clipped_surrogate`.
+    advantages: as in `policy.clipped_surrogate`.
+    mask: as in `policy.clipped_surrogate`.
+    clip_low: how far s may move down; small, as it is a mean.
+    clip_high: how far s may move up.
   """
   policy.assert_shapes(log_probs, old_log_probs, advantages, mask)
   log_ratio = policy.log_ratios(log_probs, old_log_probs, mask)
@@ -68,9 +73,12 @@ def gmpo(
   GMPO, Zhao et al. 2025, eq. 4 (https://arxiv.org/abs/2507.20673).
 
   Args:
-    log_probs, old_log_probs, advantages, mask: as in
-      `policy.clipped_surrogate`.
-    clip_low, clip_high: bounds of a token's log-ratio, in nats.
+    log_probs: as in `policy.clipped_surrogate`.
+    old_log_probs: as in `policy.clipped_surrogate`.
+    advantages: as in `policy.clipped_surrogate`.
+    mask: as in `policy.clipped_surrogate`.
+    clip_low: bound of a token's log-ratio downwards, in nats.
+    clip_high: bound upwards, in nats.
 
   Returns: the row's loss at each of its tokens; 0 on padding.
   """
@@ -106,13 +114,16 @@ def kpo(
   KPO, https://arxiv.org/abs/2602.10609.
 
   Args:
-    log_probs, old_log_probs, advantages, mask: as in
-      `policy.clipped_surrogate`.
+    log_probs: as in `policy.clipped_surrogate`.
+    old_log_probs: as in `policy.clipped_surrogate`.
+    advantages: as in `policy.clipped_surrogate`.
+    mask: as in `policy.clipped_surrogate`.
     q: variance of the true log-ratio's steps over that of the noise. For small
       q the gain is about sqrt(q) tanh(t sqrt(q)): with the paper's 1e-6 a
       constant log-ratio of 1 is seen as 0.12 after 512 tokens, so in short
       replies rho stays next to 1. Raise q to let more of the ratio through.
-    clip_low, clip_high: how far the filtered ratio may move.
+    clip_low: how far the filtered ratio may move down.
+    clip_high: how far it may move up.
   """
   policy.assert_shapes(log_probs, old_log_probs, advantages, mask)
   log_ratio = policy.log_ratios(log_probs, old_log_probs, mask)
@@ -141,10 +152,10 @@ def filtered(values: jax.Array, mask: jax.Array, *, q: float) -> jax.Array:
   chex.assert_equal_shape([values, mask])
   real = mask.astype(bool)
   gains = jnp.asarray(kalman_gains(values.shape[1], q=q))
-  seen = jnp.cumsum(real, axis=1) - 1  # [N, R], t - 1
-  gain = jnp.where(real, gains[jnp.maximum(seen, 0)], 0)
+  place = jnp.cumsum(real, axis=1) - 1  # [N, R], t - 1
+  gain = jnp.where(real, gains[jnp.maximum(place, 0)], 0)
 
-  def then(first: tuple, second: tuple) -> tuple:  # of maps x -> a x + b
+  def then(first: _Map, second: _Map) -> _Map:
     (a, b), (c, d) = first, second
     return a * c, c * b + d
 

@@ -26,9 +26,12 @@ def cispo(
   ours.
 
   Args:
-    log_probs, old_log_probs, advantages, mask: as in
-      `policy.clipped_surrogate`.
-    clip_low, clip_high: how far the weight may be from 1.
+    log_probs: as in `policy.clipped_surrogate`.
+    old_log_probs: as in `policy.clipped_surrogate`.
+    advantages: as in `policy.clipped_surrogate`.
+    mask: as in `policy.clipped_surrogate`.
+    clip_low: how far the weight may be below 1.
+    clip_high: how far the weight may be above 1.
   """
   policy.assert_shapes(log_probs, old_log_probs, advantages, mask)
   ratio = jnp.exp(policy.log_ratios(log_probs, old_log_probs, mask))
@@ -59,10 +62,12 @@ def sapo(
   https://arxiv.org/abs/2511.20347.
 
   Args:
-    log_probs, old_log_probs, advantages, mask: as in
-      `policy.clipped_surrogate`.
-    tau_positive, tau_negative: steepness where A is positive, and elsewhere;
-      a steeper gate trusts less.
+    log_probs: as in `policy.clipped_surrogate`.
+    old_log_probs: as in `policy.clipped_surrogate`.
+    advantages: as in `policy.clipped_surrogate`.
+    mask: as in `policy.clipped_surrogate`.
+    tau_positive: steepness where A is positive; a steeper gate trusts less.
+    tau_negative: steepness elsewhere.
 
   Raises:
     ValueError: a tau is not positive.

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from typing import Any
+from typing import Literal
 
 import flax.struct
 import jax
@@ -66,7 +66,8 @@ def plain(q: Array, k: Array, v: Array, context: Context) -> Array:
 
   Args:
     q: `[B, H, Q, E]`.
-    k, v: `[B, KV, L, E]`.
+    k: `[B, KV, L, E]`.
+    v: `[B, KV, L, E]`.
     context: who sees whom.
 
   Returns: `[B, H, Q, E]` in the type of `q`.
@@ -92,19 +93,24 @@ def cached(q: Array, k: Array, v: Array, context: Context) -> Array:
   return out.astype(q.dtype).reshape(batch, heads, queries, size)
 
 
-def _scores(q: Array, k: Array, seen: Array) -> Array:
+def _scores(q: Array, k: Array, visible: Array) -> Array:
   """`q [B, KV, T, E]`, `k [B, KV, E, S]` -> float32 `[B, KV, T, S]`.
 
   T is the Q queries of each query head that a key head serves.
   """
   scores = jnp.matmul(q.astype(k.dtype), k, preferred_element_type=jnp.float32)
-  bias = jnp.where(seen, 0.0, MASKED)[:, None, None]  # [B, 1, 1, Q or 1, S]
-  per_query = scores.reshape(*q.shape[:2], -1, *seen.shape[-2:])
+  bias = jnp.where(visible, 0.0, MASKED)[:, None, None]  # [B, 1, 1, Q or 1, S]
+  per_query = scores.reshape(*q.shape[:2], -1, *visible.shape[-2:])
   return (per_query + bias).reshape(scores.shape)
 
 
 def library(
-  q: Array, k: Array, v: Array, context: Context, *, implementation: Any
+  q: Array,
+  k: Array,
+  v: Array,
+  context: Context,
+  *,
+  implementation: Literal['xla', 'cudnn'],
 ) -> Array:
   """JAX's own `dot_product_attention`: 'cudnn' on NVIDIA GPUs, 'xla' anywhere.
 
@@ -159,7 +165,7 @@ def tpu_flash(q: Array, k: Array, v: Array, context: Context) -> Array:
 
 
 def _on_each_device(
-  kernel: Callable, q: Array, k: Array, v: Array, ids: Array | None
+  kernel: Callable[..., Array], q: Array, k: Array, v: Array, ids: Array | None
 ) -> Array:
   """XLA cannot split a kernel over a mesh, so that this must say how."""
   mesh = jax.sharding.get_abstract_mesh()

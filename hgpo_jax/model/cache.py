@@ -75,7 +75,7 @@ class BlockCache:
     """
     rows, each = (self.layer, jnp.arange(k.shape[0])), slice(None)
 
-    def put(old: Array, place: tuple, new: Array) -> Array:
+    def put(old: Array, place: tuple[Array | slice, ...], new: Array) -> Array:
       new = new[:, :, 0].astype(old.dtype)  # [B, KV, E]
       return old.at[place].set(new, mode='drop')
 

@@ -22,7 +22,8 @@ from jax import Array
 from jax.experimental import multihost_utils
 
 from hgpo_jax.model import hf
-from hgpo_jax.model.interface import Model, Params
+from hgpo_jax.model.interface import Model
+from hgpo_jax.types import Params
 
 
 def save(

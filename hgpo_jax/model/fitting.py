@@ -130,6 +130,6 @@ def _halved(workload: Workload, field: str, least: int) -> Iterator[Change]:
       yield words, dataclasses.replace(workload, **{field: size})
 
 
-def _with_config(workload: Workload, **fields: Any) -> Workload:
+def _with_config(workload: Workload, **fields: Any) -> Workload:  # of `Config`
   model = workload.model.replace(**fields)
   return dataclasses.replace(workload, model=model)

@@ -143,14 +143,17 @@ class Leaf:
 
   @property
   def stacked(self) -> bool:
+    """Whether it holds a tensor for each layer."""
     return self.path.startswith('layers/')
 
   @property
   def transposed(self) -> bool:
+    """Whether files have its axes in the other order."""
     return self.path.endswith('kernel')
 
   @property
   def stored_shape(self) -> tuple[int, ...]:
+    """The shape of each tensor in files."""
     shape = self.shape[1:] if self.stacked else self.shape
     return shape[::-1] if self.transposed else shape
 
@@ -205,11 +208,13 @@ def refuse(what: str, wrong: Mapping[str, Sequence[str]], cure: str) -> None:
 
 
 def listed(items: Sequence[str]) -> str:
+  """The first items, and how many more there are."""
   more = len(items) - _LISTED
   return ', '.join(items[:_LISTED]) + (f' and {more} more' if more > 0 else '')
 
 
 def write_json(path: pathlib.Path, value: Mapping[str, Any]) -> None:
+  """Writes JSON, indented."""
   path.write_text(json.dumps(value, indent=2) + '\n', encoding='utf-8')
 
 

@@ -22,8 +22,7 @@ from jax import Array
 from hgpo_jax.model.cache import KVCache
 from hgpo_jax.model.lora import Lora
 from hgpo_jax.model.remat import POLICIES
-
-Params = dict[str, Any]  # nested dict of arrays; leaves of layers are stacked
+from hgpo_jax.types import Params
 
 
 @dataclasses.dataclass(frozen=True)
@@ -178,7 +177,7 @@ class Model:
         'for all.'
       )
 
-  def replace(self, **fields: Any) -> Model:
+  def replace(self, **fields: Any) -> Model:  # of `Config`
     """The same model with other fields of its config."""
     config = dataclasses.replace(self.config, **fields)
     return dataclasses.replace(self, config=config)

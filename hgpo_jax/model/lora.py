@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
-from typing import Any
 
 import jax
 from jax import Array
 
+from hgpo_jax.types import Params, PyTree
+
 _LEAVES = ('lora_a', 'lora_b')
-_Params = dict[str, Any]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,17 +51,18 @@ def adapted(x: Array, a: Array, b: Array, lora: Lora) -> Array:
 
   Args:
     x: `[B, in]`, the layer's input; its type is that of the products.
-    a, b: `[in, rank]`, `[rank, out]`.
+    a: `[in, rank]`.
+    b: `[rank, out]`.
     lora: the scale.
   """
   low = x @ a.astype(x.dtype)
   return lora.scale * (low @ b.astype(x.dtype))
 
 
-def split(params: Mapping[str, Any]) -> tuple[_Params, _Params]:
+def split(params: Mapping[str, PyTree]) -> tuple[Params, Params]:
   """Params -> the adapters, and all the rest."""
-  adapters: _Params = {}
-  rest: _Params = {}
+  adapters: Params = {}
+  rest: Params = {}
   for name, value in params.items():
     if isinstance(value, Mapping):
       low, other = split(value)
@@ -73,11 +74,14 @@ def split(params: Mapping[str, Any]) -> tuple[_Params, _Params]:
   return adapters, rest
 
 
-def combine(adapters: Mapping[str, Any], rest: Mapping[str, Any]) -> _Params:
+def combine(
+  adapters: Mapping[str, PyTree], rest: Mapping[str, PyTree]
+) -> Params:
   """Undoes `split`; no array is copied.
 
   Args:
-    adapters, rest: nested dicts without a common leaf; either may be empty.
+    adapters: nested dict; may be empty.
+    rest: nested dict without a leaf of `adapters`; may be empty.
   """
   both = dict(rest)
   for name, value in adapters.items():
@@ -88,7 +92,7 @@ def combine(adapters: Mapping[str, Any], rest: Mapping[str, Any]) -> _Params:
   return both
 
 
-def merge(lora: Lora | None, params: _Params) -> _Params:
+def merge(lora: Lora | None, params: Params) -> Params:
   """Adds every adapter to its kernel: W + (alpha / rank) A B.
 
   Args:
@@ -101,7 +105,7 @@ def merge(lora: Lora | None, params: _Params) -> _Params:
     return params
   scale = lora.scale
 
-  def merged(tree: Mapping[str, Any]) -> _Params:
+  def merged(tree: Mapping[str, PyTree]) -> Params:
     out = {
       k: merged(v) if isinstance(v, Mapping) else v
       for k, v in tree.items()

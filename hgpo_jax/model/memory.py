@@ -13,14 +13,14 @@ import dataclasses
 import functools
 import math
 from collections.abc import Mapping
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jax.sharding import NamedSharding, PartitionSpec
 
 from hgpo_jax.model import lora, sharding, values
-from hgpo_jax.model.interface import Model, Params
+from hgpo_jax.model.interface import Model
+from hgpo_jax.types import Leaf, Params, PyTree
 
 GIB = 2**30
 
@@ -52,7 +52,6 @@ class Workload:
       the type of activations.
     sampler_mesh: as `mesh_shape`, of the part of the mesh that holds such a
       copy; None is all of it.
-    keeps_cache: whether the cache stays where it is during training.
     critic: whether a critic of the policy's size is trained beside it.
   """
 
@@ -70,7 +69,6 @@ class Workload:
   reference: bool = True
   sampler_copy: bool = False
   sampler_mesh: Mapping[str, int] | None = None
-  keeps_cache: bool = True
   critic: bool = False
 
 
@@ -90,7 +88,6 @@ class Memory:
     logits: those of one chunk, and the head's matrix and gradient beside them.
     cache: keys and values.
     sampling: what a decoding step works with, or a call that reads prompts.
-    keeps_cache: whether the cache is there while training.
     critic: what is trained of a critic, and its moments. It takes its steps in
       turn with the policy, where the policy's gradients were.
   """
@@ -106,7 +103,6 @@ class Memory:
   logits: int
   cache: int
   sampling: int
-  keeps_cache: bool = True
   critic: int = 0
 
   @property
@@ -117,10 +113,12 @@ class Memory:
 
   @property
   def training(self) -> int:
-    """The peak of an update; logits are gone when a block works backwards."""
+    """The peak of an update, when the cache is gone.
+
+    Logits are gone when a block works backwards.
+    """
     work = self.activations + max(self.block, self.logits)
-    cache = self.cache if self.keeps_cache else 0
-    return self.resident + self.gradients + work + cache
+    return self.resident + self.gradients + work
 
   @property
   def rollout(self) -> int:
@@ -135,7 +133,6 @@ class Memory:
   def table(self) -> str:
     """A line for each part that is not empty, and for the peaks, in GiB."""
     parts = dataclasses.asdict(self)
-    del parts['keeps_cache']
     peaks = {'training': self.training, 'rollout': self.rollout}
     lines = [
       f'  {name:<12}{size / GIB:10.3f}' for name, size in parts.items() if size
@@ -172,18 +169,17 @@ def predict(workload: Workload) -> Memory:
     logits=_logits(workload),
     cache=_cached(workload, workload.cache_rows, workload.cache_columns),
     sampling=_sampling(workload),
-    keeps_cache=workload.keeps_cache,
     critic=_critic(workload, trained) if workload.critic else 0,
   )
 
 
-def _sampler(workload: Workload, shapes: Any) -> int:
+def _sampler(workload: Workload, shapes: Params) -> int:
   mesh = workload.sampler_mesh or workload.mesh_shape
   model = workload.model
   return _shard_bytes(mesh, model, shapes, dtype=model.config.dtype)
 
 
-def _critic(workload: Workload, trained: Any) -> int:
+def _critic(workload: Workload, trained: Params) -> int:
   """Params and moments of a critic, where `trained` are the policy's."""
   shapes = _param_shapes(workload.model)
   _, head = jax.eval_shape(values.init_params, shapes)
@@ -209,7 +205,7 @@ def _param_shapes(model: Model) -> Params:
   return model.param_shapes()
 
 
-def _bytes(tree: Any) -> int:
+def _bytes(tree: PyTree) -> int:
   """Of whole arrays."""
   return sum(
     math.prod(x.shape) * jnp.dtype(x.dtype).itemsize
@@ -220,17 +216,16 @@ def _bytes(tree: Any) -> int:
 def _shard_bytes(
   mesh_shape: Mapping[str, int],
   model: Model,
-  tree: Any,
+  tree: PyTree,
   *,
   dtype: str | None = None,
 ) -> int:
   """Of one device's part of params, as if they were of another type."""
-
   mesh = jax.sharding.AbstractMesh(
     tuple(mesh_shape[name] for name in sharding.AXES), sharding.AXES
   )
 
-  def size(spec: PartitionSpec, leaf: Any) -> int:
+  def size(spec: PartitionSpec, leaf: Leaf) -> int:
     part = NamedSharding(mesh, spec).shard_shape(leaf.shape)
     return math.prod(part) * jnp.dtype(dtype or leaf.dtype).itemsize
 
@@ -300,8 +295,8 @@ def _residual_bytes_per_row(model: Model, length: int) -> int:
   shapes = _param_shapes(model)
   trained, frozen = lora.split(shapes) if model.config.lora else (shapes, {})
 
-  def residuals(trained: Any, frozen: Any, tokens: jax.Array) -> Any:
-    def hidden(trained: Any) -> jax.Array:
+  def residuals(trained: Params, frozen: Params, tokens: jax.Array) -> PyTree:
+    def hidden(trained: Params) -> jax.Array:
       return model.forward(lora.combine(trained, frozen), tokens)
 
     return jax.vjp(hidden, trained)[1]

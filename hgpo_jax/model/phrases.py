@@ -56,8 +56,8 @@ def learn_pattern(
   entity = entity.format(names=any_of(names) or r'[^\s\S]')  # or nothing
   # `removed` drops the things and leaves what stands between them.
   glue = pre_tokenizers.Split(tokenizers.Regex(entity), 'removed')
-  found = most_saved(count_pieces(lines, glue))[:max_phrases]
-  parts = [entity, any_of(found), _REST]
+  learned = most_saved(count_pieces(lines, glue))[:max_phrases]
+  parts = [entity, any_of(learned), _REST]
   return '|'.join(filter(None, parts))
 
 

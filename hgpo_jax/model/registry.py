@@ -23,7 +23,7 @@ def presets() -> dict[str, Model]:
   }
 
 
-def preset(name: str, **fields: Any) -> Model:
+def preset(name: str, **fields: Any) -> Model:  # of `Config`
   """The model of this name, with other fields of its config.
 
   Raises: ConfigError that lists the names.

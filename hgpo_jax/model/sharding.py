@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import jax
 import numpy as np
@@ -23,6 +22,7 @@ from jax.sharding import AbstractMesh, Mesh, NamedSharding, PartitionSpec
 
 from hgpo_jax import types
 from hgpo_jax.model.interface import Model
+from hgpo_jax.types import PyTree
 
 AXES = ('data', 'fsdp', 'tensor')
 
@@ -50,12 +50,14 @@ def make_mesh(
   data: int = 1,
   fsdp: int = 1,
   tensor: int = 1,
-  devices: Sequence[Any] | None = None,
+  devices: Sequence[jax.Device] | None = None,
 ) -> Mesh:
   """Arranges devices as `data x fsdp x tensor`.
 
   Args:
-    data, fsdp, tensor: sizes; one of them may be -1, what is left.
+    data: size; one of the three may be -1, what is left.
+    fsdp: size.
+    tensor: size.
     devices: by default those of all processes, one process after the other.
 
   Raises: ConfigError where the product is not the number of devices.
@@ -152,7 +154,9 @@ def check(model: Model, mesh_shape: Mapping[str, int]) -> None:
     )
 
 
-def param_specs(mesh_shape: Mapping[str, int], tree: Any, model: Model) -> Any:
+def param_specs(
+  mesh_shape: Mapping[str, int], tree: PyTree, model: Model
+) -> PyTree:
   """Which mesh axes split each leaf of params, or of a tree that holds them.
 
   A leaf is known by the names that end its path, so copies of the params
@@ -165,13 +169,16 @@ def param_specs(mesh_shape: Mapping[str, int], tree: Any, model: Model) -> Any:
     model: whose params they are.
 
   Returns: the same tree of `PartitionSpec`.
+
   Raises:
     ConfigError: `tensor` does not divide the query heads.
     ValueError: a leaf is not in `param_axes`, or has other axes than it says.
   """
   check(model, mesh_shape)
 
-  def spec(path: tuple[Any, ...], leaf: Any) -> PartitionSpec:
+  def spec(
+    path: tuple[jax.tree_util.KeyEntry, ...], leaf: types.Leaf
+  ) -> PartitionSpec:
     if not leaf.shape:
       return PartitionSpec()
     names = [k.key for k in path if isinstance(k, jax.tree_util.DictKey)]
@@ -186,13 +193,15 @@ def param_specs(mesh_shape: Mapping[str, int], tree: Any, model: Model) -> Any:
   return jax.tree_util.tree_map_with_path(spec, tree)
 
 
-def param_shardings(mesh: Mesh | AbstractMesh, tree: Any, model: Model) -> Any:
+def param_shardings(
+  mesh: Mesh | AbstractMesh, tree: PyTree, model: Model
+) -> PyTree:
   """`param_specs` on the devices of a mesh: for `jax.device_put` and `jit`."""
   specs = param_specs(dict(mesh.shape), tree, model)
   return jax.tree.map(lambda spec: NamedSharding(mesh, spec), specs)
 
 
-def on_own_part(mesh: Mesh, own: Mesh, tree: Any, model: Model) -> Any:
+def on_own_part(mesh: Mesh, own: Mesh, tree: PyTree, model: Model) -> PyTree:
   """Copies params so that each process has all of them on its own devices.
 
   All processes call this together.
@@ -225,7 +234,7 @@ def on_own_part(mesh: Mesh, own: Mesh, tree: Any, model: Model) -> Any:
   return jax.tree.map(here, jax.jit(_same, out_shardings=places)(tree), specs)
 
 
-def _same(tree: Any) -> Any:
+def _same(tree: PyTree) -> PyTree:
   return tree
 
 
@@ -242,13 +251,13 @@ def _param_axes(
   elif kernel and last == 'lora_b':  # [r, out]
     axes = (None, kernel[1])
   else:
-    found = table.get(tuple(names[-2:]), table.get((last,)))
-    if found is None:
+    axes_of_param = table.get(tuple(names[-2:]), table.get((last,)))
+    if axes_of_param is None:
       raise ValueError(
         f'no rule says how to lay out the param {"/".join(names)!r}: add it to '
         'param_axes of the model.'
       )
-    axes = found
+    axes = axes_of_param
   if (
     model.config.num_kv_heads % tensor
   ):  # half a head on a device is of no use to it

@@ -6,7 +6,7 @@ from random init. Its tokens are whole phrases (see `phrases`). What was not
 seen when it was built is spelled in pieces, at worst in bytes, so that every
 text comes back unchanged.
 
-The faces for the trainer, `encode_chats`, `encode_replies` and `decode_reply`,
+`encode_chats`, `encode_replies` and `decode_reply`, which the trainer calls,
 treat what stands in a message as plain text: a marker such as `<|im_end|>`
 inside an observation cannot end the turn.
 """
@@ -159,17 +159,17 @@ def save(
   tokenizer.save_pretrained(path)
 
 
-# ---- faces for the trainer --------------------------------------------------
+# ---- for the trainer --------------------------------------------------------
 
 
 def end_id(tokenizer: PreTrainedTokenizerFast) -> int:
   """The id that ends a turn; a base checkpoint's own eos is another one."""
-  found = tokenizer.backend_tokenizer.token_to_id(END)
-  if found is None:
+  token_id = tokenizer.backend_tokenizer.token_to_id(END)
+  if token_id is None:
     raise ValueError(
       f"the tokenizer has no {END}: expected one with Qwen's chat markers."
     )
-  return found
+  return token_id
 
 
 def pad_id(tokenizer: PreTrainedTokenizerFast) -> int:
@@ -197,19 +197,14 @@ def token_parts(tokenizer: PreTrainedTokenizerFast) -> dict[int, list[int]]:
   return {i: [t for w in found for t in ids[w]] for i, found in several.items()}
 
 
-def encode_chat(
-  tokenizer: PreTrainedTokenizerFast, messages: Sequence[Message]
-) -> list[int]:
-  """Ids of the prompt, up to where the assistant's reply begins."""
-  return encode_chats(tokenizer, [messages])[0]
-
-
 def encode_chats(
   tokenizer: PreTrainedTokenizerFast, chats: Sequence[Sequence[Message]]
 ) -> list[list[int]]:
-  """Ids of many prompts, equal to `apply_chat_template` on each of them.
+  """Ids of prompts, up to where the assistant's reply begins.
 
-  Except where a content holds a marker: there the marker is plain text here.
+  They are equal to what `apply_chat_template` makes of each of them, except
+  where a content holds a marker: here that is plain text.
+
   The template is rendered once per sequence of roles and not once per prompt,
   and equal stretches of text are encoded once.
 

@@ -31,9 +31,10 @@ from jax import Array
 
 from hgpo_jax.model import attention, lora, rotary
 from hgpo_jax.model.cache import BlockCache, KVCache
-from hgpo_jax.model.interface import Architecture, Config, Params
+from hgpo_jax.model.interface import Architecture, Config
 from hgpo_jax.model.remat import rematerialised
 from hgpo_jax.model.sharding import axis_size, constrain
+from hgpo_jax.types import Params, PyTree
 
 
 @flax.struct.dataclass
@@ -63,6 +64,7 @@ class RMSNorm(nnx.Module):
     self.scale = nnx.Param(jnp.ones(size, config.param_dtype))
 
   def __call__(self, x: Array) -> Array:
+    """Normalises `[..., size]`."""
     x32 = x.astype(jnp.float32)
     mean_square = jnp.mean(x32 * x32, axis=-1, keepdims=True)
     normed = x32 * jax.lax.rsqrt(mean_square + self.eps)
@@ -97,6 +99,7 @@ class Linear(nnx.Module):
       self.lora_b = nnx.Param(jnp.zeros((self.lora.rank, outputs)))
 
   def __call__(self, x: Array) -> Array:
+    """`[..., in]` -> `[..., out]`."""
     # Flat rows: for more axes XLA's CPU compiler writes a transposed copy of
     # the activations to form the kernel's gradient, which doubles the time.
     flat = x.reshape(-1, x.shape[-1])
@@ -147,13 +150,13 @@ class Attention(nnx.Module):
     k = rotary.rotate(k, view.cos, view.sin)
     k, v = (self._stored(y) for y in (k, v))
     q = constrain(q, 'rows', 'heads', None, None)
-    new: Any = (k, v)
+    new: BlockCache | tuple[Array, Array] = (k, v)
     if store is None:
       attend = attention.choose(self.config.attention, self.config.dtype)
       out = attend(q, k, v, view.context)
     else:
-      new = store.add(k, v)
-      k, v = new.mine()
+      new = store = store.add(k, v)
+      k, v = store.mine()
       out = attention.cached(q, k, v, view.context)
     out = jnp.swapaxes(out, 1, 2).reshape(x.shape[0], q.shape[2], -1)
     return self.o_proj(out), new
@@ -201,6 +204,7 @@ class MLP(nnx.Module):
     self.down_proj = Linear(config, 'down_proj', ff, width, rngs)
 
   def __call__(self, x: Array) -> Array:
+    """`[B, L, D]` -> `[B, L, D]`."""
     inner = jax.nn.silu(self.gate_proj(x)) * self.up_proj(x)
     return self.down_proj(constrain(inner, 'rows', None, 'ff'))
 
@@ -252,7 +256,9 @@ class Transformer(nnx.Module):
     view = _make_view(config, tokens, segments)
     graph, layers = nnx.split(self.layers)
 
-    def block(x: Array, params: Any, view: _View = view) -> tuple[Array, Any]:
+    def block(
+      x: Array, params: PyTree, view: _View = view
+    ) -> tuple[Array, PyTree]:
       return nnx.merge(graph, params)(x, view, None)
 
     body = rematerialised(config.remat, block)
@@ -272,7 +278,9 @@ class Transformer(nnx.Module):
     view, length = _step_view(self.config, cache), cache.length
     graph, layers = nnx.split(self.layers)
 
-    def body(carry: tuple, layer: tuple) -> tuple[tuple, None]:
+    def body(
+      carry: tuple[Array, Array, Array], layer: tuple[PyTree, Array]
+    ) -> tuple[tuple[Array, Array, Array], None]:
       x, k, v = carry
       params, number = layer
       store = BlockCache(k, v, number, length)
@@ -292,6 +300,7 @@ class Transformer(nnx.Module):
     return x
 
   def logits(self, hidden: Array) -> Array:
+    """`[..., D]` -> `[..., V]` float32."""
     table = self.embed if self.config.tied_head else self.head
     out = jnp.einsum(
       '...d,vd->...v',
@@ -326,8 +335,8 @@ def _step_view(config: Config, cache: KVCache) -> _View:
   length = cache.length[:, None]
   tables = rotary.table(config.head_dim, config.rope_base, cache.columns)
   cos, sin = (t[length[:, None]] for t in tables)
-  seen = jnp.arange(cache.columns) <= length
-  return _View(cos, sin, attention.Context(None, past=seen))
+  visible = jnp.arange(cache.columns) <= length
+  return _View(cos, sin, attention.Context(None, past=visible))
 
 
 @functools.cache

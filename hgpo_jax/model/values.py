@@ -9,7 +9,8 @@ import jax.numpy as jnp
 from jax import Array
 
 from hgpo_jax import types
-from hgpo_jax.model.interface import Model, Params
+from hgpo_jax.model.interface import Model
+from hgpo_jax.types import Params
 
 HEAD = 'value_head'
 
@@ -44,5 +45,5 @@ def values(model: Model, params: Params, rows: types.Packed) -> Array:
   model = model.replace(tied_head=True)  # it has no other one
   backbone = {name: x for name, x in params.items() if name != HEAD}
   hidden = model.forward(backbone, rows.tokens, rows.segments, at=rows.at)
-  found = jnp.einsum('bqd,d->bq', hidden.astype(jnp.float32), params[HEAD])
-  return jnp.where(rows.targets >= 0, found, 0)
+  result = jnp.einsum('bqd,d->bq', hidden.astype(jnp.float32), params[HEAD])
+  return jnp.where(rows.targets >= 0, result, 0)

@@ -28,7 +28,8 @@ from jax.sharding import NamedSharding, PartitionSpec, Sharding
 from hgpo_jax.model import hf
 from hgpo_jax.model.export import save
 from hgpo_jax.model.hf import WeightsError, model_from_hf
-from hgpo_jax.model.interface import Model, Params
+from hgpo_jax.model.interface import Model
+from hgpo_jax.types import Params, PyTree
 
 __all__ = ['WeightsError', 'find', 'load', 'model_from_hf', 'save']
 
@@ -69,7 +70,7 @@ def load(
   folder: hf.Folder,
   model: Model,
   *,
-  shardings: Any = None,
+  shardings: PyTree = None,
   dtype: str | None = None,
 ) -> Params:
   """Reads a checkpoint into params, with at most one tensor on the host.
@@ -172,19 +173,19 @@ def _check_fit(
   stored: Mapping[str, _Stored],
 ) -> None:
   """Raises one WeightsError that lists whatever does not fit."""
-  given, config = model_from_hf(folder), model.config
+  stored_model, config = model_from_hf(folder), model.config
   expected = {n: leaf.stored_shape for leaf in leaves for _, n in leaf.stored()}
   got = {name: s for name, s in stored.items() if not _ignored(name, model)}
   types = hf.DTYPES.values()
-  names = given.architecture.name, model.architecture.name
+  names = stored_model.architecture.name, model.architecture.name
   wrong = {
     'other model_type': [f'{names[0]} (expected {names[1]})']
     * (names[0] != names[1]),
     'other sizes in config.json': [
-      f'{theirs} {getattr(given.config, ours)} '
+      f'{theirs} {getattr(stored_model.config, ours)} '
       f'(expected {getattr(config, ours)})'
       for ours, theirs in model.architecture.hf_fields.items()
-      if getattr(given.config, ours) != getattr(config, ours)
+      if getattr(stored_model.config, ours) != getattr(config, ours)
     ],
     **hf.misfits('tensors', {n: s.shape for n, s in got.items()}, expected),
     'tensors of other types': [

@@ -19,13 +19,13 @@ from hgpo_jax.train import checkpoint
 
 def same_config(config: Config) -> None:
   """Raises ConfigError where processes were given different configs."""
-  given = hosts.gather(json.dumps(config.to_dict()).encode())
-  first, *others = map(json.loads, given)
+  configs = hosts.gather(json.dumps(config.to_dict()).encode())
+  first, *others = map(json.loads, configs)
   wrong = [
-    f'process {number}: {"; ".join(found)}'
+    f'process {number}: {"; ".join(different)}'
     for number, other in enumerate(others, 1)
     if (
-      found := config_lib.differences(
+      different := config_lib.differences(
         first, other, config_lib.same_processes, config
       )
     )

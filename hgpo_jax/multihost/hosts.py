@@ -141,7 +141,7 @@ def say(text: object) -> None:
     print(text)
 
 
-def whole(x: Any) -> np.ndarray:
+def whole(x: jax.Array | np.ndarray) -> np.ndarray:
   """Returns an array on the host, also where other processes hold parts."""
   if isinstance(x, jax.Array) and not x.is_fully_addressable:
     x = multihost_utils.process_allgather(x, tiled=True)

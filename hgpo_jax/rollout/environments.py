@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import concurrent.futures
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from typing import Any, Protocol
 
 
@@ -12,25 +12,39 @@ class Step(Protocol):
   """What an environment returns (the fields that a rollout reads)."""
 
   @property
-  def observation(self) -> str: ...
+  def observation(self) -> str:
+    """What the policy reads."""
+    ...
 
   @property
-  def admissible(self) -> tuple[str, ...]: ...
+  def admissible(self) -> tuple[str, ...]:
+    """The actions that the world understands now."""
+    ...
 
   @property
-  def reward(self) -> float: ...
+  def reward(self) -> float:
+    """In the world's units."""
+    ...
 
   @property
-  def truncated(self) -> bool: ...
+  def truncated(self) -> bool:
+    """Whether the step limit ended the episode."""
+    ...
 
   @property
-  def won(self) -> bool: ...
+  def won(self) -> bool:
+    """Whether the task is solved."""
+    ...
 
   @property
-  def done(self) -> bool: ...
+  def done(self) -> bool:
+    """Whether the episode is over."""
+    ...
 
   @property
-  def parts(self) -> Mapping[str, float]: ...
+  def parts(self) -> Mapping[str, float]:
+    """Parts of the reward by name."""
+    ...
 
 
 # Number of an environment -> task or action, to number -> step.
@@ -38,7 +52,10 @@ StepEnvs = Callable[[Mapping[int, Any]], Mapping[int, Step]]
 
 
 class AgentLayer(Protocol):
-  """The words between environment and policy; see `envs/agent.py`."""
+  """The words between environment and policy; see `envs/agent.py`.
+
+  A `step` is what the world's own environments return.
+  """
 
   def task(self, first_observation: str, /) -> str:
     """The task, as the first observation states it."""
@@ -77,8 +94,8 @@ class Environments:
     check: called between turns; it raises where play must be given up.
   """
 
-  world: Any
-  make_task: Callable[[str, int], Any]
+  world: Any  # envs.world.World, which this package does not import
+  make_task: Callable[[str, int], Hashable]
   agent: AgentLayer
   words: Mapping[str, Any]
   step_envs: StepEnvs
@@ -97,7 +114,7 @@ class EnvironmentPool:
     """Takes the environments and the number of threads; 0 uses none."""
     self._step_envs = step_envs
     self._requests: dict[int, Any] = {}  # without workers: not called yet
-    self._calls: dict[concurrent.futures.Future, int] = {}
+    self._calls: dict[concurrent.futures.Future[Mapping[int, Step]], int] = {}
     self._executor = (
       concurrent.futures.ThreadPoolExecutor(workers, 'environments')
       if workers

@@ -10,8 +10,7 @@ from __future__ import annotations
 import collections
 import contextlib
 import dataclasses
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Callable, Hashable, Sequence
 
 from hgpo_jax import types
 from hgpo_jax.rollout.codec import Codec
@@ -54,7 +53,7 @@ class _Episode:
   """An episode that is being played; `number` is its own in the batch."""
 
   number: int
-  task: Any
+  task: Hashable
   goal: str
   step: Step
   choices: tuple[tuple[int, ...], ...] = ()
@@ -82,7 +81,7 @@ class Collector:
   check: Callable[[], None] = lambda: None
 
   def collect(
-    self, batcher: Batcher, tasks: Sequence[Any], first: int = 0
+    self, batcher: Batcher, tasks: Sequence[Hashable], first: int = 0
   ) -> list[types.Trajectory]:
     """Plays one episode per task to its end.
 
@@ -122,7 +121,7 @@ class _Rollout:
     collector: Collector,
     pool: EnvironmentPool,
     batcher: Batcher,
-    tasks: Sequence[Any],
+    tasks: Sequence[Hashable],
     first: int,
   ):
     self._agent, self._codec = collector.agent, collector.codec
@@ -131,7 +130,8 @@ class _Rollout:
     self.trajectories: dict[int, types.Trajectory] = {}  # by episode
     self.replies: list[Reply] = []  # decoded, not sent to an environment yet
     self._queue = collections.deque(enumerate(tasks, first))
-    self._starting: dict[int, tuple[int, Any]] = {}  # env -> episode and task
+    # env -> episode and task
+    self._starting: dict[int, tuple[int, Hashable]] = {}
     self._playing: dict[int, _Episode] = {}
     self._env_of: dict[int, int] = {}  # by episode
     self._ready: list[_Episode] = []  # have a step, no prompt submitted yet

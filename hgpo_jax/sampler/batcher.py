@@ -12,15 +12,18 @@ import collections
 import dataclasses
 import itertools
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
+import numpy.typing as npt
 
-from hgpo_jax.model.interface import Model, Params
+from hgpo_jax.model.interface import Model
 from hgpo_jax.sampler import decode
 from hgpo_jax.sampler.decode import DecodeShapes
 from hgpo_jax.sampler.sampling import Sampling
+from hgpo_jax.types import Params
 
 Tokens = Sequence[int]
 
@@ -66,7 +69,7 @@ class Counts:
   prefilled: int = 0
   truncated: int = 0
   tokens: int = 0
-  shapes: set[tuple] = dataclasses.field(default_factory=set)
+  shapes: set[tuple[Any, ...]] = dataclasses.field(default_factory=set)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -299,9 +302,9 @@ def _new_rows(
     tokens[row, : len(text) - 1] = text[:-1]
   source = np.repeat(np.arange(len(prompts)), [len(s) for s in prompts])
 
-  def filled(values: Sequence, filler: int = 0) -> np.ndarray:
+  def filled(values: npt.ArrayLike, filler: int = 0) -> np.ndarray:
     out = np.full((shapes.rows, *np.shape(values)[1:]), filler, np.int32)
-    out[: len(requests)] = values
+    out[: len(requests)] = np.asarray(values)
     return out
 
   return decode.NewRows(
@@ -356,7 +359,7 @@ def _bucket(buckets: tuple[int, ...], size: int) -> int:
 
 
 def _raw(key: jax.Array) -> jax.Array:
-  if jax.dtypes.issubdtype(key.dtype, jax.dtypes.prng_key):
+  if jnp.issubdtype(key.dtype, jax.dtypes.prng_key):
     return jax.random.key_data(key)
   return key
 

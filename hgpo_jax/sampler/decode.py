@@ -25,9 +25,10 @@ import jax.numpy as jnp
 from jax import Array
 
 from hgpo_jax.model.cache import KVCache
-from hgpo_jax.model.interface import Model, Params
+from hgpo_jax.model.interface import Model
 from hgpo_jax.model.sharding import constrain
 from hgpo_jax.sampler import sampling
+from hgpo_jax.types import Params
 
 
 @dataclasses.dataclass(frozen=True)
@@ -138,7 +139,8 @@ class NewRows:
     choices: `[B, A, R]` int32, as in `State`.
   """
 
-  tokens: Any  # of NumPy where it is made, traced where it is read
+  # NumPy's on the host, and JAX's where they are traced.
+  tokens: Any
   lengths: Any
   count: Any
   rows: Any

@@ -9,7 +9,7 @@ them unembedded at once, A allowed tokens, D width, V vocabulary.
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable
 
 import flax.struct
 import jax
@@ -17,8 +17,9 @@ import jax.numpy as jnp
 from jax import Array
 
 from hgpo_jax import types
-from hgpo_jax.model.interface import Model, Params
+from hgpo_jax.model.interface import Model
 from hgpo_jax.sampler import sampling
+from hgpo_jax.types import Params
 
 
 @flax.struct.dataclass
@@ -60,7 +61,7 @@ def score(
   """
   hidden = model.forward(params, rows.tokens, rows.segments, at=rows.at)
 
-  def of_chunk(columns: tuple[Array, Array, Array]) -> Scores:
+  def of_chunk(columns: tuple[Array, ...]) -> Scores:
     hidden, targets, choices = columns  # [B*C, D], [B*C], [B*C, A]
     logits = model.logits(params, hidden)
     allowed = _allowed(choices, model.config.vocab_size)
@@ -71,7 +72,11 @@ def score(
   return _by_chunks(of_chunk, columns, chunk)
 
 
-def _by_chunks(fn: Any, columns: tuple[Array, ...], chunk: int) -> Scores:
+def _by_chunks(
+  fn: Callable[[tuple[Array, ...]], Scores],
+  columns: tuple[Array, ...],
+  chunk: int,
+) -> Scores:
   """Maps `[B*C, ...]` -> `[B*C]` over the Q columns of `[B, Q, ...]`."""
   batch, size = columns[0].shape[:2]
   if size % chunk:

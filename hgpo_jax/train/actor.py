@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from typing import Any
 
 import numpy as np
@@ -59,8 +59,8 @@ class Actor:
 
   def play(
     self,
-    params: Any,
-    tasks: Sequence[Any],
+    params: types.Params,
+    tasks: Sequence[Hashable],
     sampling: Sampling,
     key: Sequence[int],
   ) -> list[types.Trajectory]:
@@ -94,7 +94,7 @@ class Actor:
       failure = error
     return exchange.exchanged(played, failure)
 
-  def rollout(self, params: Any, step: int) -> list[types.Trajectory]:
+  def rollout(self, params: types.Params, step: int) -> list[types.Trajectory]:
     """Plays the tasks of iteration `step`, each by a group of episodes.
 
     Up to `rollout.max_groups` of them, until `rollout.groups` are informative.
@@ -143,7 +143,7 @@ class Actor:
     size = c.group_size
     return [t for g in groups for t in played[g * size : (g + 1) * size]]
 
-  def evaluate(self, params: Any) -> dict[str, dict[str, Any]]:
+  def evaluate(self, params: types.Params) -> dict[str, dict[str, Any]]:
     """Plays the evaluation games: split -> temperature -> result.
 
     Games and keys depend on `eval` alone, so that results are paired.

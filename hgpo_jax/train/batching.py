@@ -8,6 +8,7 @@ from typing import Any
 
 import jax
 import numpy as np
+import numpy.typing as npt
 
 from hgpo_jax import random_streams, types
 from hgpo_jax.advantages import Rows, grouping, intern, intern_within
@@ -20,6 +21,7 @@ SCORES = 3  # C, see `episode_scores`
 
 
 def round_up(size: int, multiple: int) -> int:
+  """Returns the least multiple that is no less than `size`."""
   return -(-size // multiple) * multiple
 
 
@@ -54,17 +56,18 @@ def estimator_rows(
   totals = [reward_scale * t.total_reward for t in trajectories]
   padding = round_up(max(len(turns), 1), multiple) - len(turns)
 
-  def column(values: Any, dtype: Any) -> Any:
+  def column(
+    values: npt.ArrayLike, dtype: npt.DTypeLike, filler: int = 0
+  ) -> Any:  # NumPy's, where `Rows` has those of JAX
     values = np.asarray(values, dtype)
-    return np.pad(values, [(0, padding)] + [(0, 0)] * (values.ndim - 1))
+    widths = [(0, padding)] + [(0, 0)] * (values.ndim - 1)
+    return np.pad(values, widths, constant_values=filler)
 
   traj, turn = column(owner, np.int32), column(number, np.int32)
   mask = column(np.ones(len(turns)), bool)
   task = intern(t.task for t in trajectories)[owner]
   rewards = column([reward_scale * u.reward for u in turns], np.float32)
-  valid: Any = np.pad(
-    [u.valid for u in turns], (0, padding), constant_values=True
-  )
+  valid = column([u.valid for u in turns], bool, filler=True)
   episode_return, returns = _returns(
     column(np.asarray(totals)[owner], np.float32),
     rewards,

@@ -143,14 +143,14 @@ def fingerprints(policy: config_lib.Policy) -> dict[str, Any]:
   def digest(path: pathlib.Path) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
-  found: dict[str, Any] = {'tokenizer': '', 'checkpoint': {}}
+  digests: dict[str, Any] = {'tokenizer': '', 'checkpoint': {}}
   folder = tokenizer_folder(policy)
   if folder:
-    found['tokenizer'] = digest(pathlib.Path(folder) / 'tokenizer.json')
+    digests['tokenizer'] = digest(pathlib.Path(folder) / 'tokenizer.json')
   if policy.checkpoint:
     # The weights themselves would take minutes; size and time will do.
-    found['checkpoint'] = {
+    digests['checkpoint'] = {
       p.name: [p.stat().st_size, p.stat().st_mtime_ns]
       for p in sorted(weights.find(policy.checkpoint).glob('*.safetensors'))
     }
-  return found
+  return digests

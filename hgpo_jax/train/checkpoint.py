@@ -17,6 +17,8 @@ import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
 
+from hgpo_jax.types import Leaf, Params, PyTree
+
 
 class CheckpointError(Exception):
   """A checkpoint is missing, damaged, or belongs to another configuration."""
@@ -54,7 +56,7 @@ class Checkpoints:
     """Returns the newest complete step, None if there is none."""
     return self._manager.latest_step()
 
-  def save(self, step: int, state: Any, meta: Mapping[str, Any]) -> None:
+  def save(self, step: int, state: PyTree, meta: Mapping[str, Any]) -> None:
     """Writes `state` (a pytree of arrays) and `meta` (JSON) as one unit.
 
     A step that is there already is left as it is: it holds the same state.
@@ -87,7 +89,7 @@ class Checkpoints:
     except Exception as error:  # orbax raises many kinds for a broken file
       raise self._damaged(step, error) from error
 
-  def restore(self, like: Any, step: int | None = None) -> Any:
+  def restore(self, like: PyTree, step: int | None = None) -> PyTree:
     """Reads the state of `step` (default: the newest).
 
     Args:
@@ -112,7 +114,7 @@ class Checkpoints:
     self._check_sums(step, restored['state'])
     return restored['state']
 
-  def restore_params(self, like: Any, step: int | None = None) -> Any:
+  def restore_params(self, like: Params, step: int | None = None) -> Params:
     """Reads the `params` of a saved state alone; see `restore`.
 
     Args:
@@ -136,6 +138,7 @@ class Checkpoints:
     return restored['params']
 
   def close(self) -> None:
+    """Closes orbax's manager."""
     self._manager.close()
 
   def _known(self, step: int | None) -> int:
@@ -151,7 +154,7 @@ class Checkpoints:
       )
     return step
 
-  def _check_sums(self, step: int, state: Any) -> None:
+  def _check_sums(self, step: int, state: PyTree) -> None:
     """Refuses arrays that differ from those that were saved."""
     saved = self.meta(step)['checksums']
     wrong = sorted(
@@ -160,7 +163,7 @@ class Checkpoints:
     if wrong:
       raise self._damaged(step, f'checksums differ in {", ".join(wrong[:5])}')
 
-  def _check_fit(self, step: int, like: Any, part: str = '') -> None:
+  def _check_fit(self, step: int, like: PyTree, part: str = '') -> None:
     """Refuses a state whose leaves have other names or shapes than `like`.
 
     Args:
@@ -200,7 +203,7 @@ class Checkpoints:
     )
 
 
-def _placed(leaf: Any) -> jax.ShapeDtypeStruct:
+def _placed(leaf: Leaf) -> jax.ShapeDtypeStruct:
   """What to read for a leaf: by default on the first device.
 
   Orbax would look for the devices that it was saved from.
@@ -213,7 +216,7 @@ def _placed(leaf: Any) -> jax.ShapeDtypeStruct:
   )
 
 
-def _leaves(tree: Any) -> list[tuple[str, Any]]:
+def _leaves(tree: PyTree) -> list[tuple[str, Any]]:
   """Lists (path, leaf); the same names for our trees and for orbax's."""
   return [
     ('/'.join(_key(k) for k in path if _key(k) != 'value'), leaf)
@@ -221,18 +224,18 @@ def _leaves(tree: Any) -> list[tuple[str, Any]]:
   ]
 
 
-def _kind(leaf: Any) -> str:
+def _kind(leaf: Leaf) -> str:
   return f'{np.dtype(leaf.dtype).name}{list(leaf.shape)}'
 
 
-def _key(entry: Any) -> str:
+def _key(entry: jax.tree_util.KeyEntry) -> str:
   for field in ('key', 'name', 'idx'):
     if hasattr(entry, field):
       return str(getattr(entry, field))
   return str(entry)
 
 
-def _checksums(state: Any) -> dict[str, int]:
+def _checksums(state: PyTree) -> dict[str, int]:
   """Leaf's name -> its checksum; computed where the leaves are."""
   names = [name for name, _ in _leaves(state)]
   sums = jax.device_get(_sums([leaf for _, leaf in _leaves(state)]))

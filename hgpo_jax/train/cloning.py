@@ -5,16 +5,18 @@ from __future__ import annotations
 import hashlib
 import json
 import pathlib
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
+from jax import Array
 
 from hgpo_jax import types
 from hgpo_jax.rollout.codec import Codec
 from hgpo_jax.rollout.environments import AgentLayer
 from hgpo_jax.train import batching, checkpoint, packing, update
 from hgpo_jax.train import optimizer as optimizer_lib
+from hgpo_jax.types import Params
 
 # To be raised when equal settings no longer give an equal warm start.
 _VERSION = 2
@@ -36,9 +38,9 @@ def examples(episode: Sequence[Any], agent: AgentLayer) -> list[Example]:
   """
   task = agent.task(episode[0].step.observation)
   history: list[tuple[str, str]] = []
-  made: list[Example] = []
+  result: list[Example] = []
   for shown in episode:
-    made.append(
+    result.append(
       (
         agent.message(task, history, shown.step),
         list(agent.replies(shown.step)),
@@ -46,7 +48,7 @@ def examples(episode: Sequence[Any], agent: AgentLayer) -> list[Example]:
       )
     )
     history.append((shown.step.observation, shown.action))
-  return made
+  return result
 
 
 def texts(examples: Iterable[Example]) -> Iterable[str]:
@@ -83,7 +85,7 @@ def to_turns(
 
 
 def clone(
-  params: Any,
+  params: Params,
   turns: Sequence[types.Turn],
   score: update.ScoreFn,
   *,
@@ -92,9 +94,9 @@ def clone(
   minibatch: int,
   learning_rate: float,
   seed: int,
-  report: Callable[[int, int, Any], None],
-  placed: Callable[[Any], Any] = lambda state: state,
-) -> Any:
+  report: Callable[[int, int, Array], None],
+  placed: update.Placed = lambda state: state,
+) -> Params:
   """Trains params to give the experts' replies.
 
   Args:
@@ -138,13 +140,15 @@ def clone(
   return state.params
 
 
-def cache_folder(root: pathlib.Path, settings: Any) -> pathlib.Path:
+def cache_folder(
+  root: pathlib.Path, settings: Mapping[str, Any]
+) -> pathlib.Path:
   """Returns the folder of the warm start with these `settings` (JSON)."""
   text = json.dumps([_VERSION, settings], sort_keys=True)
   return root / hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
-def save(folder: pathlib.Path, params: Any) -> None:
+def save(folder: pathlib.Path, params: Params) -> None:
   """Caches params, atomically."""
   store = checkpoint.Checkpoints(folder)
   store.save(0, params, {})

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Self
+from typing import Self
 
 import jax
 
@@ -31,7 +31,9 @@ class Compilations:
   def __exit__(self, *_: object) -> None:
     self.close()
 
-  def _on_event(self, event: str, duration_secs: float, **kwargs: Any) -> None:
+  def _on_event(
+    self, event: str, duration_secs: float, **kwargs: object
+  ) -> None:
     del kwargs
     if event == _EVENT:
       self.count += 1

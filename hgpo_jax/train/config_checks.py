@@ -37,8 +37,8 @@ def check(config: Config, mesh: MeshOf = build.mesh_of) -> None:
   Raises: ConfigError with a line for each thing that is wrong: the field, what
     it holds and what it may hold.
   """
-  if found := problems(config, mesh):
-    raise types.ConfigError('\n'.join(found))
+  if wrong := problems(config, mesh):
+    raise types.ConfigError('\n'.join(wrong))
 
 
 def check_games(config: Config, environments: Environments) -> None:
@@ -154,7 +154,7 @@ def _loss(config: Config) -> Iterator[str]:
   c = config.loss
   if list(config_lib.problems(c)):
     return  # said already
-  real: Any = jax.ShapeDtypeStruct((2, 3), 'float32')
+  real = jax.ShapeDtypeStruct((2, 3), 'float32')
   surrogate = update.make_policy_loss(c).surrogate
   yield from _tried(
     f'loss.{c.surrogate}',
@@ -190,8 +190,8 @@ def _rows(optional: tuple[str, ...]) -> Rows:
     **dict.fromkeys(('episode_return', 'returns'), real),
     'mask': jax.ShapeDtypeStruct((4,), 'bool'),
   }
-  more: dict[str, Any] = {
+  optional_fields: dict[str, Any] = {
     'outcome': number,
     'scores': jax.ShapeDtypeStruct((4, batching.SCORES), 'float32'),
   }
-  return Rows(**fields, **{name: more[name] for name in optional})
+  return Rows(**fields, **{name: optional_fields[name] for name in optional})

@@ -26,7 +26,7 @@ from hgpo_jax.model import lora
 from hgpo_jax.train import batching, estimators, packing, update
 
 # params, rows -> values `[B, Q]`.
-ValueFn = Callable[[Any, types.Packed], Array]
+ValueFn = Callable[[types.Params, types.Packed], Array]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,11 +38,13 @@ class ValueLoss:
 
   def __call__(
     self,
-    scores: Any,
+    scores: Array,
     batch: types.ValueBatch,
     mask: Array,
     over: update.Denominators,
-  ) -> tuple[Array, dict[str, Array]]:
+  ) -> tuple[Array, update.Scalars]:
+    """Returns the mean over the tokens, and the share that was clipped."""
+
     def mean(x: Array) -> Array:
       return aggregate.token_mean(x, mask, over.tokens)
 
@@ -65,7 +67,7 @@ class Critic:
     algo: Algo,
     values: ValueFn,
     optimizer: optax.GradientTransformation,
-    placed: Callable[[Any], Any] = lambda state: state,
+    placed: update.Placed = lambda state: state,
   ):
     """Builds the jitted functions of a run.
 
@@ -124,8 +126,9 @@ class Critic:
     state: types.TrainState,
     minibatch: packing.MiniBatch,
     estimate: estimators.Advantages,
-  ) -> tuple[types.TrainState, dict[str, Any]]:
+  ) -> tuple[types.TrainState, update.Scalars]:
     """Takes one optimiser step; the critic's old state is donated."""
+    assert estimate.values is not None and estimate.targets is not None
     batch = minibatch.value_batch(estimate.values, estimate.targets)
     own, scalars = self._step(_own(state), batch)
     scalars['value_grad_norm'] = scalars.pop('grad_norm')
@@ -162,7 +165,8 @@ def explained_variance(values: np.ndarray, targets: np.ndarray) -> float:
   """1 - Var(targets - values) / Var(targets); 1 is perfect, 0 a constant.
 
   Args:
-    values, targets: `[k]`, in reward units.
+    values: `[k]`, in reward units.
+    targets: `[k]`, in reward units.
 
   Returns: nan where the targets do not vary.
   """
@@ -199,7 +203,7 @@ def _advantages(
   return segments.whiten(advantages, mask), targets
 
 
-def _padded(x: np.ndarray) -> Any:
+def _padded(x: np.ndarray) -> Any:  # NumPy's, for functions of JAX's
   """Pads `[N, ...]` with zeros to a size that serves many iterations."""
   extra = batching.round_up(len(x), batching.ROWS) - len(x)
   return np.pad(x, [(0, extra)] + [(0, 0)] * (x.ndim - 1))

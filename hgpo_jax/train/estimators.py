@@ -11,7 +11,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Protocol
+from typing import Protocol
 
 import jax
 import numpy as np
@@ -70,7 +70,7 @@ class AdvantageEstimator(Protocol):
     state: types.TrainState,
     minibatch: packing.MiniBatch,
     estimate: Advantages,
-  ) -> tuple[types.TrainState, dict[str, Any]]:
+  ) -> tuple[types.TrainState, dict[str, jax.Array]]:
     """Takes an optimiser step: returns the new state, and scalars to log."""
     ...
 
@@ -93,6 +93,7 @@ class GroupEstimator:
     state: types.TrainState | None = None,
     minibatches: Sequence[packing.MiniBatch] = (),
   ) -> Advantages:
+    """Compares the turns of each group; reads neither state nor packed rows."""
     del state, minibatches
     algo = self._algo
     rows = batching.estimator_rows(
@@ -111,11 +112,13 @@ class GroupEstimator:
     state: types.TrainState,
     minibatch: packing.MiniBatch,
     estimate: Advantages,
-  ) -> tuple[types.TrainState, dict[str, Any]]:
+  ) -> tuple[types.TrainState, dict[str, jax.Array]]:
+    """Learns nothing."""
     del minibatch, estimate
     return state, {}
 
   def is_ready(self, state: types.TrainState) -> bool:
+    """It always is."""
     del state
     return True
 

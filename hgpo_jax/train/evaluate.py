@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -11,7 +11,7 @@ from hgpo_jax import types
 
 
 def summarise(
-  trajectories: Sequence[types.Trajectory], kind: Callable[[Any], str]
+  trajectories: Sequence[types.Trajectory], kind: Callable[[Hashable], str]
 ) -> dict[str, Any]:
   """Success and other means of evaluation games.
 
@@ -68,7 +68,7 @@ def reward_parts(
 
 def by_seed(
   played: Mapping[int, Sequence[types.Trajectory]],
-  kind: Callable[[Any], str],
+  kind: Callable[[Hashable], str],
 ) -> dict[str, Any]:
   """Summarises evaluation games by the seed of sampling.
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import inspect
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import jax
 import numpy as np
@@ -13,7 +12,6 @@ import optax
 
 from hgpo_jax import random_streams, types
 from hgpo_jax.config import Config, Optim
-from hgpo_jax.model import lora
 from hgpo_jax.random_streams import Seed
 from hgpo_jax.sampler.sampling import Sampling
 from hgpo_jax.train import batching, estimators, packing, update
@@ -36,7 +34,7 @@ class Learner:
     score: update.ScoreFn,
     shapes: packing.Shapes,
     reference_score: update.ScoreFn | None = None,
-    placed: Callable[[Any], Any] = lambda state: state,
+    placed: update.Placed = lambda state: state,
     values: critic_lib.ValueFn | None = None,
   ):
     """Builds the jitted functions of a run.
@@ -82,7 +80,9 @@ class Learner:
     """
     return self._estimated(trajectories, seed).advantages
 
-  def log_probs(self, params: Any, turns: Sequence[types.Turn]) -> np.ndarray:
+  def log_probs(
+    self, params: types.Params, turns: Sequence[types.Turn]
+  ) -> np.ndarray:
     """Scores the replies of all turns: `[N, R]` float32."""
     minibatches = self._minibatches(packing.flatten(turns, self._shapes), (0,))
     return self._table(self._scorer, params, minibatches, len(turns))
@@ -90,7 +90,7 @@ class Learner:
   def update(
     self,
     state: types.TrainState,
-    reference: Any,
+    reference: types.Params,
     trajectories: Sequence[types.Trajectory],
     seed: Sequence[int],
   ) -> tuple[types.TrainState, dict[str, float]]:
@@ -118,10 +118,10 @@ class Learner:
     )
     old = sampled
     if self._rescore:
-      policy = lora.combine(state.params, state.frozen)
-      old = self._table(self._scorer, policy, minibatches, count)
+      params = policy_lib.policy_of(state)
+      old = self._table(self._scorer, params, minibatches, count)
     trains_policy = self._estimator.is_ready(state)
-    steps: list[dict[str, Any]] = []  # scalars of each optimiser step
+    steps: list[update.Scalars] = []  # scalars of each optimiser step
     real_tokens = float(np.mean([m.fill() for m in minibatches]))
     for epoch in range(self._epochs):
       if epoch:
@@ -177,8 +177,8 @@ class Learner:
 
   def _table(
     self,
-    scorer: Callable[[Any, types.Batch], jax.Array],
-    params: Any,
+    scorer: Callable[[types.Params, types.Batch], jax.Array],
+    params: types.Params,
     minibatches: Sequence[packing.MiniBatch],
     count: int,
   ) -> np.ndarray:
@@ -234,7 +234,8 @@ def _mismatch(
   """How far the sampler's log-probs are from the learner's.
 
   Args:
-    sampled, scored: `[N, R]` log-probs, both 0 on padding.
+    sampled: `[N, R]` log-probs, 0 on padding.
+    scored: `[N, R]` log-probs, 0 on padding.
     count: reply tokens.
 
   Returns: the k3 estimate of KL(sampler || learner) in nats per token, and the
@@ -247,7 +248,7 @@ def _mismatch(
   }
 
 
-def _adamw(optim: Optim, **changes: Any) -> optax.GradientTransformation:
+def _adamw(optim: Optim, **changes: float) -> optax.GradientTransformation:
   """AdamW with the fields of `optim` that are its arguments."""
   names = inspect.signature(optimizer_lib.make_optimizer).parameters
   return optimizer_lib.make_optimizer(

@@ -11,8 +11,14 @@ from typing import Any
 from hgpo_jax import random_streams, types
 from hgpo_jax.config import Config
 from hgpo_jax.multihost import agreement, exchange, hosts, stopping
-from hgpo_jax.train import build as model_lib
-from hgpo_jax.train import config_checks, evaluate, metrics, warm_start, worlds
+from hgpo_jax.train import (
+  build,
+  config_checks,
+  evaluate,
+  metrics,
+  warm_start,
+  worlds,
+)
 from hgpo_jax.train import learner as learner_lib
 from hgpo_jax.train.actor import Actor
 from hgpo_jax.train.compilations import Compilations
@@ -37,7 +43,7 @@ class _Context:
   folder: pathlib.Path
   actor: Actor
   learner: learner_lib.Learner
-  reference: Any
+  reference: types.Params
   checkpoints: RunCheckpoints
   timer: metrics.PhaseTimer
   compilations: Compilations
@@ -61,6 +67,7 @@ def train(
 
   Returns: what summary.json holds: success after the warm start and at the
     end, seconds per phase, XLA's compilations.
+
   Raises:
     Interrupted: Ctrl-C; a checkpoint was saved.
     exchange.Preempted: SIGTERM, in any process; so too, once the loop runs.
@@ -72,7 +79,7 @@ def train(
   timer, stop = metrics.PhaseTimer(), stopping.Stop()
   with (
     Compilations() as compilations,
-    model_lib.on_mesh(config),
+    build.on_mesh(config),
     stopping.on_sigterm(stop),
     worlds.open_environments(config, stop.check) as environments,
     contextlib.ExitStack() as stack,

@@ -13,7 +13,7 @@ import os
 import pathlib
 import time
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import SupportsFloat
 
 import tqdm
 from tensorboardX import SummaryWriter
@@ -35,10 +35,10 @@ _BAR = {
 class Log:
   """Where the numbers of iterations go; this one, nowhere."""
 
-  def write(self, step: int, scalars: Mapping[str, Any]) -> None:
+  def write(self, step: int, scalars: Mapping[str, SupportsFloat]) -> None:
     """Writes the numbers of one step."""
 
-  def advance(self, scalars: Mapping[str, Any]) -> None:
+  def advance(self, scalars: Mapping[str, SupportsFloat]) -> None:
     """Moves the progress bar one step and shows the main numbers."""
 
   def close(self) -> None:
@@ -71,7 +71,7 @@ class Metrics(Log):
       total=last, initial=first, desc=label, unit='it', dynamic_ncols=True
     )
 
-  def write(self, step: int, scalars: Mapping[str, Any]) -> None:
+  def write(self, step: int, scalars: Mapping[str, SupportsFloat]) -> None:
     """Writes the numbers of one step; non-finite ones are written as null."""
     record = {name: _plain(value) for name, value in scalars.items()}
     self._file.write(json.dumps({'step': step, **record}) + '\n')
@@ -80,7 +80,8 @@ class Metrics(Log):
       if value is not None:
         self._board.add_scalar(name, value, step)
 
-  def advance(self, scalars: Mapping[str, Any]) -> None:
+  def advance(self, scalars: Mapping[str, SupportsFloat]) -> None:
+    """Moves the progress bar one step and shows the main numbers."""
     self._bar.set_postfix_str(
       ' '.join(
         f'{label} {float(scalars[name]):.3g}'
@@ -92,6 +93,7 @@ class Metrics(Log):
     self._bar.update()
 
   def close(self) -> None:
+    """Closes the files and the bar."""
     self._bar.close()
     self._file.close()
     self._board.close()
@@ -149,11 +151,11 @@ def write_samples(folder: pathlib.Path, step: int, text: str) -> None:
   write_atomic(path, text)
 
 
-def write_json(path: pathlib.Path, value: Any) -> None:
+def write_json(path: pathlib.Path, value: object) -> None:
   """Writes JSON, indented, atomically."""
   write_atomic(path, json.dumps(value, indent=2) + '\n')
 
 
-def _plain(value: Any) -> float | int | None:
+def _plain(value: SupportsFloat) -> float | int | None:
   number = value if isinstance(value, int) else float(value)
   return number if math.isfinite(number) else None

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import re
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
 from jax import Array
+
+from hgpo_jax.types import PyTree
 
 
 def make_optimizer(
@@ -31,7 +33,8 @@ def make_optimizer(
       peak; 0 stays there.
     weight_decay: on matrices; norms' scales and biases are left alone.
     clip_norm: of the whole gradient.
-    b1, b2: Adam's decay rates.
+    b1: decay of Adam's first moment.
+    b2: decay of Adam's second moment.
     moments_dtype: name of the type in which both of Adam's moments are kept.
   """
   schedule = (
@@ -51,7 +54,7 @@ def make_optimizer(
   )
 
 
-def decay_mask(params: Any) -> Any:
+def decay_mask(params: PyTree) -> PyTree:
   """True where weight decay applies: everything but norms and biases."""
   return jax.tree_util.tree_map_with_path(
     lambda path, _: not re.search('bias|norm', jax.tree_util.keystr(path)),
@@ -68,7 +71,7 @@ class Stored(NamedTuple):
   """
 
   updates: Array
-  inner: Any
+  inner: PyTree
 
 
 def stored_as(
@@ -90,7 +93,7 @@ def stored_as(
       f"moments_dtype={dtype!r}; expected 'float32' or 'bfloat16'."
     )
 
-  def start(params: Any) -> Any:
+  def start(params: PyTree) -> PyTree:
     # optax starts moments in the params' type, whatever comes of them later.
     return jax.tree.map(
       lambda x: x.astype(dtype) if jnp.issubdtype(x.dtype, jnp.floating) else x,
@@ -100,12 +103,12 @@ def stored_as(
   if dtype == 'float32':
     return optax.GradientTransformation(start, inner.update)
 
-  def init(params: Any) -> Stored:
+  def init(params: PyTree) -> Stored:
     return Stored(jnp.zeros((), jnp.int32), start(params))
 
   def update(
-    grads: Any, state: Stored, params: Any = None
-  ) -> tuple[Any, Stored]:
+    grads: PyTree, state: Stored, params: PyTree = None
+  ) -> tuple[PyTree, Stored]:
     wide = jax.tree.map(
       lambda x: x.astype(jnp.float32) if x.dtype == jnp.bfloat16 else x,
       state.inner,

@@ -127,7 +127,9 @@ class MiniBatch:
     }
     return types.Batch(**fields)
 
-  def value_batch(self, old_values: Any, targets: Any) -> types.ValueBatch:
+  def value_batch(
+    self, old_values: np.ndarray, targets: np.ndarray
+  ) -> types.ValueBatch:
     """Adds `[n, r]` values and targets; r = 1 has those of the first token."""
     fields: dict[str, Any] = {
       'rows': self.rows,
@@ -344,5 +346,5 @@ def _next_tokens(
 
 
 def _concatenate(arrays: Iterable[np.ndarray]) -> np.ndarray:
-  found = list(arrays)
-  return np.concatenate(found) if found else np.zeros(0, np.int32)
+  parts = list(arrays)
+  return np.concatenate(parts) if parts else np.zeros(0, np.int32)

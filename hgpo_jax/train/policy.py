@@ -7,12 +7,13 @@ import dataclasses
 import functools
 import pathlib
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from transformers import PreTrainedTokenizerFast
 
 from hgpo_jax import random_streams, types
 from hgpo_jax.config import PPO, Config
@@ -22,9 +23,11 @@ from hgpo_jax.model.interface import Model
 from hgpo_jax.multihost import hosts
 from hgpo_jax.random_streams import Key
 from hgpo_jax.sampler import decode, scoring
-from hgpo_jax.train import build as model_lib
-from hgpo_jax.train import checkpoint, packing, update
+from hgpo_jax.train import build, checkpoint, packing, update
 from hgpo_jax.train import critic as critic_lib
+from hgpo_jax.types import Params, PyTree
+
+Tree = TypeVar('Tree')  # params, or a record that holds copies of them
 
 
 class Policy:
@@ -43,7 +46,7 @@ class Policy:
   def __init__(
     self,
     config: Config,
-    tokenizer: Any,
+    tokenizer: PreTrainedTokenizerFast,
     mesh: jax.sharding.AbstractMesh | None = None,
   ):
     """Refuses what cannot be laid out; nothing is allocated.
@@ -55,10 +58,10 @@ class Policy:
         by default.
     """
     self.config, self.tokenizer = config, tokenizer
-    self.base = model_lib.model_of(config.policy, len(tokenizer))
-    adapters = model_lib.adapters_of(config.policy.lora)
+    self.base = build.model_of(config.policy, len(tokenizer))
+    adapters = build.adapters_of(config.policy.lora)
     self.model = self.base.replace(lora=adapters)
-    self.mesh = mesh or model_lib.mesh_of(config)
+    self.mesh = mesh or build.mesh_of(config)
     self.own_mesh: jax.sharding.Mesh | None = None
     if isinstance(self.mesh, jax.sharding.Mesh) and hosts.count() > 1:
       self.own_mesh = sharding.own_part(self.mesh)
@@ -69,7 +72,7 @@ class Policy:
   @property
   def shapes(self) -> packing.Shapes:
     """What the learner packs turns into."""
-    return model_lib.shapes_of(self.config)
+    return build.shapes_of(self.config)
 
   @property
   def decode_shapes(self) -> decode.DecodeShapes:
@@ -111,11 +114,10 @@ class Policy:
       moments_dtype=c.optim.moments_dtype,
       sampler_copy=self._casts or self.own_mesh is not None,
       sampler_mesh=None if self.own_mesh is None else self.own_mesh.shape,
-      keeps_cache=False,
       critic=self.has_critic,
     )
-    given = int(c.mesh.device_gib * memory.GIB) or memory.device_memory()
-    return fitting.check(work, given) if given else memory.predict(work)
+    available = int(c.mesh.device_gib * memory.GIB) or memory.device_memory()
+    return fitting.check(work, available) if available else memory.predict(work)
 
   @property
   def has_critic(self) -> bool:
@@ -134,7 +136,7 @@ class Policy:
 
   # ---- params ----
 
-  def init_params(self) -> Any:
+  def init_params(self) -> Params:
     """Base params: of `policy.checkpoint`, else drawn at random.
 
     See `policy.embed_std` and `policy.compose_embeddings` for the latter.
@@ -153,7 +155,7 @@ class Policy:
       params['embed'] = jax.device_put(rows, params['embed'].sharding)
     return params
 
-  def warm_params(self, folder: pathlib.Path) -> Any:
+  def warm_params(self, folder: pathlib.Path) -> Params:
     """Base params of the warm start in `folder`."""
     if not (folder / 'params').exists():  # a checkpoint as it came
       return self.init_params()
@@ -165,7 +167,7 @@ class Policy:
     folder: pathlib.Path,
     store: checkpoint.Checkpoints,
     step: int | None,
-  ) -> Any:
+  ) -> Params:
     """All params of the policy that a run saved.
 
     Args:
@@ -180,7 +182,7 @@ class Policy:
 
   def init_state(
     self,
-    base: Any,
+    base: Params,
     optimizer: optax.GradientTransformation,
     critic_optimizer: optax.GradientTransformation | None = None,
   ) -> types.TrainState:
@@ -203,17 +205,17 @@ class Policy:
     return dataclasses.replace(state, critic=critic)
 
   def _started(
-    self, base: Any, more: Any, optimizer: optax.GradientTransformation
+    self, base: Params, extra: Params, optimizer: optax.GradientTransformation
   ) -> types.TrainState:
-    """Trains base params, or adapters to them, and `more` that is new."""
+    """Trains base params, or adapters to them, and `extra` ones."""
     if self.model.config.lora is None:
       params, frozen = jax.tree.map(lambda x: x.copy(), base), {}
     else:
       params, frozen = self._adapters(), base
-    state = self.placed(update.init_state({**params, **more}, optimizer))
+    state = self.placed(update.init_state({**params, **extra}, optimizer))
     return dataclasses.replace(state, frozen=frozen)
 
-  def for_sampling(self, params: Any) -> Any:
+  def for_sampling(self, params: Params) -> Params:
     """The params where and in what type replies are computed, made once.
 
     A step that decodes a few tokens would otherwise read and cast all of them.
@@ -221,7 +223,7 @@ class Policy:
     params = _cast(params, self.model.config.dtype) if self._casts else params
     if self.own_mesh is None:
       return params
-    mesh = model_lib.mesh_of(self.config)
+    mesh = build.mesh_of(self.config)
     assert mesh is not None  # as there is a part of it
     return sharding.on_own_part(mesh, self.own_mesh, params, self.base)
 
@@ -230,7 +232,7 @@ class Policy:
     own = self.own_mesh
     return contextlib.nullcontext() if own is None else jax.set_mesh(own)
 
-  def placed(self, tree: Any) -> Any:
+  def placed(self, tree: Tree) -> Tree:
     """Lays params, or what holds copies of them, out on the mesh."""
     shardings = self._shardings(tree)
     return tree if shardings is None else jax.device_put(tree, shardings)
@@ -240,7 +242,7 @@ class Policy:
     config = self.model.config
     return config.dtype != config.param_dtype
 
-  def _like(self) -> Any:
+  def _like(self) -> Params:
     """Shapes, types and places of the base params."""
     shapes = self.base.param_shapes()
     places = self._shardings(shapes)
@@ -252,21 +254,21 @@ class Policy:
       places,
     )
 
-  def _adapters(self) -> Any:
+  def _adapters(self) -> Params:
     """New adapters, which do nothing yet."""
 
-    def draw(key: jax.Array) -> Any:
+    def draw(key: jax.Array) -> Params:
       return lora.split(self.model.init(key))[0]
 
     key = random_streams.key(self.config.seed, Key.INIT_ADAPTERS)
     return self._made(draw, key)
 
-  def _made(self, fn: Callable[..., Any], *args: Any) -> Any:
+  def _made(self, fn: Callable[[jax.Array], Params], key: jax.Array) -> Params:
     """Computes params, each where it belongs."""
-    places = self._shardings(jax.eval_shape(fn, *args))
-    return jax.jit(fn, out_shardings=places)(*args)
+    places = self._shardings(jax.eval_shape(fn, key))
+    return jax.jit(fn, out_shardings=places)(key)
 
-  def _shardings(self, tree: Any) -> Any:
+  def _shardings(self, tree: PyTree) -> PyTree | None:
     if self.mesh is None:
       return None
     return sharding.param_shardings(self.mesh, tree, self.base)
@@ -295,7 +297,7 @@ class Policy:
 
 
 @functools.partial(jax.jit, static_argnums=1)
-def _cast(params: Any, dtype: str) -> Any:
+def _cast(params: Params, dtype: str) -> Params:
   return jax.tree.map(lambda x: x.astype(dtype), params)
 
 
@@ -319,6 +321,6 @@ def composed(embed: jax.Array, parts: dict[int, list[int]]) -> jax.Array:
   return jnp.asarray(rows)
 
 
-def policy_of(state: types.TrainState) -> Any:
+def policy_of(state: types.TrainState) -> Params:
   """All params of the policy: the trained ones and the frozen ones."""
   return lora.combine(state.params, state.frozen)

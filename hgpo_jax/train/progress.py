@@ -135,6 +135,7 @@ class RunCheckpoints:
       raise
 
   def close(self) -> None:
+    """Closes the store."""
     self._store.close()
 
 

@@ -187,7 +187,7 @@ def spread_weight(rate: np.ndarray) -> np.ndarray:
 
 
 def variance_weight(rate: np.ndarray) -> np.ndarray:
-  """p (1 - p): the variance of an outcome; 0 where it is certain."""
+  """Returns p (1 - p): the variance of an outcome; 0 where it is certain."""
   return rate * (1 - rate)
 
 

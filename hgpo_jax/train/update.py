@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 from collections.abc import Callable
-from typing import Any, ClassVar, Protocol
+from typing import ClassVar, Protocol, TypeVar
 
 import flax.struct
 import jax
@@ -19,9 +19,15 @@ from hgpo_jax.losses import SURROGATES, aggregate, kl, policy
 from hgpo_jax.model import lora
 from hgpo_jax.model.sharding import constrain
 from hgpo_jax.sampler import scoring
+from hgpo_jax.types import Params
 
 # params, rows -> log-probs and entropy, each `[B, Q]`.
-ScoreFn = Callable[[Any, types.Packed], scoring.Scores]
+ScoreFn = Callable[[Params, types.Packed], scoring.Scores]
+# What a loss reads: `types.Batch`, or what a critic's does.
+BatchT = TypeVar('BatchT', bound=types.Batch | types.ValueBatch)
+_Batch = TypeVar('_Batch', contravariant=True)
+_Scores = TypeVar('_Scores', contravariant=True)
+Scalars = dict[str, Array]
 
 
 @flax.struct.dataclass
@@ -37,7 +43,7 @@ class Denominators:
   tokens: Array
 
 
-class LossFn(Protocol):
+class LossFn(Protocol[_Scores, _Batch]):
   """Scores of a micro-batch, `[N, R]` each -> its loss, and scalars to log.
 
   All of them are means that divide by the denominators of the whole mini-batch,
@@ -47,11 +53,15 @@ class LossFn(Protocol):
   """
 
   @property
-  def aggregation(self) -> str: ...
+  def aggregation(self) -> str:
+    """One of `losses.aggregate.AGGREGATES`."""
+    ...
 
   def __call__(
-    self, scores: Any, batch: Any, mask: Array, over: Denominators
-  ) -> tuple[Array, dict[str, Array]]: ...
+    self, scores: _Scores, batch: _Batch, mask: Array, over: Denominators
+  ) -> tuple[Array, Scalars]:
+    """Returns the loss, and what is logged."""
+    ...
 
 
 @dataclasses.dataclass(frozen=True)
@@ -73,8 +83,14 @@ class PolicyLoss:
   aggregation: str = 'token-mean'
 
   def __call__(
-    self, scores: Any, batch: types.Batch, mask: Array, over: Denominators
-  ) -> tuple[Array, dict[str, Array]]:
+    self,
+    scores: scoring.Scores,
+    batch: types.Batch,
+    mask: Array,
+    over: Denominators,
+  ) -> tuple[Array, Scalars]:
+    """Returns the loss, and what is logged."""
+
     def mean(values: Array) -> Array:
       how = aggregate.AGGREGATES[self.aggregation].mean
       return how(values, mask, over.loss)
@@ -122,15 +138,22 @@ class CloningLoss:
   aggregation: ClassVar[str] = 'token-mean'
 
   def __call__(
-    self, scores: Any, batch: types.Batch, mask: Array, over: Denominators
-  ) -> tuple[Array, dict[str, Array]]:
+    self,
+    scores: scoring.Scores,
+    batch: types.Batch,
+    mask: Array,
+    over: Denominators,
+  ) -> tuple[Array, Scalars]:
+    """Returns the loss, twice."""
     del batch
     nll = aggregate.token_mean(-scores.log_probs, mask, over.tokens)
     return nll, {'loss': nll}
 
 
 def init_state(
-  params: Any, optimizer: optax.GradientTransformation, frozen: Any = None
+  params: Params,
+  optimizer: optax.GradientTransformation,
+  frozen: Params | None = None,
 ) -> types.TrainState:
   """Starts with `params` to be trained, and `frozen` ones if there are any."""
   # Whether an array may move is a part of what is compiled. A step's results
@@ -156,21 +179,23 @@ def by_turn(values: Array, place: Array) -> Array:
   Returns: `[N, R]`, 0 on padding.
   """
   of_row = place.reshape(values.shape[0], -1)  # [B, W*R]
-  found = jnp.take_along_axis(values, jnp.maximum(of_row, 0), axis=1)
-  return jnp.where(of_row >= 0, found, 0).reshape(place.shape)
+  by_row = jnp.take_along_axis(values, jnp.maximum(of_row, 0), axis=1)
+  return jnp.where(of_row >= 0, by_row, 0).reshape(place.shape)
 
 
 TrainStep = Callable[
-  [types.TrainState, Any], tuple[types.TrainState, dict[str, Array]]
+  [types.TrainState, BatchT], tuple[types.TrainState, Scalars]
 ]
+# Lays a new state out on the devices, under jit or not.
+Placed = Callable[[types.TrainState], types.TrainState]
 
 
 def make_train_step(
-  score: Callable[[Any, types.Packed], Any],
-  loss_fn: LossFn,
+  score: Callable[[Params, types.Packed], _Scores],
+  loss_fn: LossFn[_Scores, BatchT],
   optimizer: optax.GradientTransformation,
-  placed: Callable[[types.TrainState], types.TrainState] = lambda state: state,
-) -> TrainStep:
+  placed: Placed = lambda state: state,
+) -> TrainStep[BatchT]:
   """Builds the jitted update of one mini-batch `[M, ...]`.
 
   The gradients of its micro-batches are added; every mean divides by the count
@@ -188,19 +213,19 @@ def make_train_step(
   """
 
   def loss_of(
-    params: Any, frozen: Any, micro: Any, over: Denominators
-  ) -> tuple[Array, dict[str, Array]]:
+    params: Params, frozen: Params, micro: BatchT, over: Denominators
+  ) -> tuple[Array, Scalars]:
     scores = score(lora.combine(params, frozen), micro.rows)
     scores = jax.tree.map(lambda x: by_turn(x, micro.place), scores)
     return loss_fn(scores, micro, micro.place >= 0, over)
 
   @functools.partial(jax.jit, donate_argnums=0)
   def update(
-    state: types.TrainState, frozen: Any, batch: Any
-  ) -> tuple[types.TrainState, dict[str, Array]]:
+    state: types.TrainState, frozen: Params, batch: BatchT
+  ) -> tuple[types.TrainState, Scalars]:
     over = _denominators(loss_fn.aggregation, batch.place)
 
-    def gradient(micro: Any) -> Any:
+    def gradient(micro: BatchT) -> tuple[Params, Scalars]:
       grad = jax.grad(loss_of, has_aux=True)
       return grad(state.params, frozen, micro, over)
 
@@ -215,8 +240,8 @@ def make_train_step(
     return placed(new_state), {**scalars, 'grad_norm': optax.tree.norm(grads)}
 
   def train_step(
-    state: types.TrainState, batch: Any
-  ) -> tuple[types.TrainState, dict[str, Array]]:
+    state: types.TrainState, batch: BatchT
+  ) -> tuple[types.TrainState, Scalars]:
     frozen, critic = state.frozen, state.critic
     moving = dataclasses.replace(state, frozen={}, critic=None)
     moving, scalars = update(moving, frozen, batch)
@@ -225,7 +250,7 @@ def make_train_step(
   return train_step
 
 
-Scorer = Callable[[Any, types.Batch], Array]
+Scorer = Callable[[Params, types.Batch], Array]
 
 
 def make_scorer(score: ScoreFn) -> Scorer:
@@ -236,19 +261,19 @@ def make_scorer(score: ScoreFn) -> Scorer:
   return make_reader(lambda params, rows: score(params, rows).log_probs)
 
 
-def make_reader(values: Callable[[Any, types.Packed], Array]) -> Scorer:
+def make_reader(values: Callable[[Params, types.Packed], Array]) -> Scorer:
   """As `make_scorer`, of any function (params, rows) -> `[B, Q]`."""
 
   @jax.jit
-  def read(params: Any, batch: types.Batch) -> Array:
+  def read(params: Params, batch: types.Batch) -> Array:
     def put(i: Array, out: Array) -> Array:
       micro = _micro_batch(batch, i)
-      found = values(params, micro.rows)
-      return out.at[i].set(by_turn(found, micro.place))
+      table = values(params, micro.rows)
+      return out.at[i].set(by_turn(table, micro.place))
 
     start = jnp.zeros(batch.place.shape, jnp.float32)
-    found = jax.lax.fori_loop(0, _filled(batch), put, start)
-    return constrain(found, None, None, None)  # all of it to every process
+    table = jax.lax.fori_loop(0, _filled(batch), put, start)
+    return constrain(table, None, None, None)  # all of it to every process
 
   return read
 
@@ -263,15 +288,15 @@ def _denominators(aggregation: str, place: Array) -> Denominators:
 
 
 def _over_micro_batches(
-  fn: Callable[[Any], tuple[Any, dict[str, Array]]], batch: Any
-) -> tuple[Any, dict[str, Array]]:
+  fn: Callable[[BatchT], tuple[Params, Scalars]], batch: BatchT
+) -> tuple[Params, Scalars]:
   """Joins fn(micro-batch) of every micro-batch that holds a turn.
 
   Gradients and scalars are added, in float32 at least; scalars whose name ends
   in `_max` are maxima.
   """
 
-  def join(i: Array, total: Any) -> Any:
+  def join(i: Array, total: tuple[Params, Scalars]) -> tuple[Params, Scalars]:
     grads, scalars = total
     more_grads, more = fn(_micro_batch(batch, i))
     return jax.tree.map(jnp.add, grads, more_grads), {
@@ -279,7 +304,7 @@ def _over_micro_batches(
       for n, x in scalars.items()
     }
 
-  def zeros(x: Any) -> Array:
+  def zeros(x: jax.ShapeDtypeStruct) -> Array:
     return jnp.zeros(x.shape, jnp.promote_types(x.dtype, jnp.float32))
 
   shapes = jax.eval_shape(lambda b: fn(_micro_batch(b, jnp.int32(0))), batch)
@@ -287,7 +312,7 @@ def _over_micro_batches(
   return jax.lax.fori_loop(0, _filled(batch), join, start)
 
 
-def _micro_batch(batch: Any, i: Array) -> Any:
+def _micro_batch(batch: BatchT, i: Array) -> BatchT:
   """The i-th of a mini-batch, its rows split over the devices of a mesh."""
 
   def take(x: Array) -> Array:
@@ -297,7 +322,7 @@ def _micro_batch(batch: Any, i: Array) -> Any:
   return jax.tree.map(take, batch)
 
 
-def _filled(batch: Any) -> Array:
+def _filled(batch: types.Batch | types.ValueBatch) -> Array:
   """How many micro-batches hold a turn; they come first."""
   held = jnp.any(batch.place >= 0, axis=(1, 2))
   return jnp.sum(held, dtype=jnp.int32)

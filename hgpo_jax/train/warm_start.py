@@ -11,6 +11,7 @@ from typing import Any
 
 import jax
 import tqdm
+from transformers import PreTrainedTokenizerFast
 
 from hgpo_jax import config as config_lib
 from hgpo_jax import types
@@ -19,8 +20,7 @@ from hgpo_jax.model import tokenizer as tokenizer_lib
 from hgpo_jax.multihost import hosts
 from hgpo_jax.rollout.codec import Codec
 from hgpo_jax.rollout.environments import Environments
-from hgpo_jax.train import build as model_lib
-from hgpo_jax.train import checkpoint, cloning, tasks
+from hgpo_jax.train import build, checkpoint, cloning, tasks
 from hgpo_jax.train import policy as policy_lib
 
 
@@ -28,7 +28,7 @@ def warm_start(
   config: Config,
   environments: Environments,
   folder: pathlib.Path,
-) -> tuple[policy_lib.Policy, Any]:
+) -> tuple[policy_lib.Policy, types.Params]:
   """Makes what RL starts from: the policy and its base params.
 
   The params are the KL's reference, too. Tokenizer and params are made once
@@ -47,6 +47,10 @@ def warm_start(
   cache = cloning.cache_folder(
     folder.parent / 'cache', _settings(config, environments)
   )
+  # A resumed run may be packed otherwise, and its games may have moved.
+  key = cloning.cache_folder(
+    folder, _settings(config, environments, identity=True)
+  ).name
   # Only the first process looks: a network file system would remember for the
   # others that nothing is there, after it was made.
   has_own, cached = (
@@ -60,11 +64,11 @@ def warm_start(
       with _atomic_folder(cache) as scratch:
         _make_warm_start(config, environments, scratch)
         if hosts.is_first():
-          (scratch / 'key').write_text(cache.name)
+          (scratch / 'key').write_text(key)
     with _atomic_folder(own) as scratch:
       if hosts.is_first():
         shutil.copytree(cache, scratch, dirs_exist_ok=True)
-  if (own / 'key').read_text() != cache.name:
+  if (own / 'key').read_text() != key:
     raise checkpoint.CheckpointError(
       f'{own} was made with other settings of env, policy, warmstart or the '
       'template. Give them their old values, or another run_dir.'
@@ -113,9 +117,9 @@ def _make_warm_start(
 
 def make_tokenizer(
   config: Config, examples: Iterable[list[cloning.Example]]
-) -> Any:
+) -> PreTrainedTokenizerFast:
   """Loads the tokenizer that the config names, or builds one from examples."""
-  if folder := model_lib.tokenizer_folder(config.policy):
+  if folder := build.tokenizer_folder(config.policy):
     return tokenizer_lib.load(folder)
   return tokenizer_lib.build(
     (text for episode in examples for text in cloning.texts(episode)),
@@ -152,7 +156,7 @@ def expert_examples(
 ) -> Iterable[list[cloning.Example]]:
   """Yields the examples of each episode that the expert won."""
   c = config.warmstart
-  built = not model_lib.tokenizer_folder(config.policy)
+  built = not build.tokenizer_folder(config.policy)
   games = max(c.games, c.tokenizer_games if built else 0)
   numbers = tasks.demonstration_tasks(
     config.seed, games, environments.world.num_tasks('train')
@@ -172,9 +176,9 @@ def expert_examples(
 
 def _clone(
   policy: policy_lib.Policy,
-  params: Any,
+  params: types.Params,
   examples: list[list[cloning.Example]],
-) -> Any:
+) -> types.Params:
   c = policy.config
   turns = cloning.to_turns(
     [example for episode in examples for example in episode],
@@ -222,5 +226,5 @@ def _settings(
   return {
     **config_lib.warm_start_fields(config, identity=identity),
     'words': environments.words,
-    **model_lib.fingerprints(config.policy),
+    **build.fingerprints(config.policy),
   }

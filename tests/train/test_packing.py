@@ -5,8 +5,7 @@ import pytest
 
 from experiments.configs import alfworld_tiny
 from hgpo_jax import types
-from hgpo_jax.train import build as model_lib
-from hgpo_jax.train import packing
+from hgpo_jax.train import build, packing
 
 SHAPES = packing.Shapes(
   tokens=12, replies=6, turns=3, rows=2, reply=3, choices=(2, 4)
@@ -157,7 +156,7 @@ def test_first_fit_matches_a_loop_and_keeps_every_capacity():
       range(24, 45, 4),
       0.1,
       4,
-      model_lib.shapes_of(alfworld_tiny.get_config()),
+      build.shapes_of(alfworld_tiny.get_config()),
     ),
   ],
 )

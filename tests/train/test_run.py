@@ -66,6 +66,12 @@ def test_a_runs_own_warm_start_outlives_the_cache(tmp_path):
     start(tmp_path / 'run', policy__width=64)
 
 
+def test_a_resumed_run_may_be_packed_otherwise(tmp_path):
+  _, first = start(tmp_path / 'run')
+  _, again = start(tmp_path / 'run', optim__row_tokens=200)
+  jax.tree.map(np.testing.assert_array_equal, first, again)
+
+
 def test_nothing_to_clone_is_told(tmp_path):
   with pytest.raises(ConfigError, match='nothing to clone.*max_reply'):
     start(tmp_path / 'run', warmstart__games=4, warmstart__noise=1.0)

@@ -22,3 +22,5 @@ os.environ['JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS'] = '0.3'
 import jax  # noqa: E402  (it reads these variables when it is imported)
 
 jax.config.update('jax_num_cpu_devices', 8)  # before JAX is first used
+# A shape that fits by luck is a fault: `[L]` beside `[B, L]` is written out.
+jax.config.update('jax_numpy_rank_promotion', 'raise')

@@ -17,10 +17,11 @@ def message(template, history, depth):
   return layer.message('find it', history, STEP)
 
 
-@pytest.mark.parametrize('taken, depth', [(0, 2), (0, 0), (1, 0), (7, 0)])
+@pytest.mark.parametrize(('taken', 'depth'), [(0, 2), (0, 0), (1, 0), (7, 0)])
 def test_first_turn_and_depth_zero_show_no_history(taken, depth):
   text = message(PAPER, [('o1', 'a1')] * taken, depth)
-  assert 'last' not in text and 'o1' not in text
+  assert 'last' not in text
+  assert 'o1' not in text
   assert 'Your task is to: find it\n' in text
   assert f'This is step {taken + 1}.' in text
 
@@ -31,7 +32,8 @@ def test_history_is_numbered_by_absolute_step():
   assert "[Observation 4: 'o4', Action 4: 'a4']" in text
   assert "[Observation 5: 'o5', Action 5: 'a5']" in text
   assert 'o3' not in text
-  assert 'taken 5 step(s)' in text and 'This is step 6.' in text
+  assert 'taken 5 step(s)' in text
+  assert 'This is step 6.' in text
 
 
 def test_a_short_history_is_shown_whole():
@@ -41,7 +43,8 @@ def test_a_short_history_is_shown_whole():
 
 def test_admissible_actions_are_quoted_without_help():
   text = message(PAPER, [], 2)
-  assert "'go to desk 1'" in text and "'look'" in text
+  assert "'go to desk 1'" in text
+  assert "'look'" in text
   assert 'help' not in text
 
 
@@ -51,7 +54,7 @@ def test_braces_in_an_observation_are_text():
 
 
 @pytest.mark.parametrize(
-  'reply, action, valid',
+  ('reply', 'action', 'valid'),
   [
     ('<think>x</think><action>Go To Desk 1</action>', 'go to desk 1', True),
     (
@@ -120,7 +123,7 @@ def test_a_broken_template_file_says_what_is_expected(tmp_path, content):
     agent.load_template(str(path))
 
 
-@pytest.mark.parametrize('field, value', [
+@pytest.mark.parametrize(('field', 'value'), [
   ('later', 1), ('history_line', None), ('history_line', '{0}'),
   ('reply', '{observation}'), ('projection', 'magic'), ('tail_chars', 0),
   ('tail_chars', -5), ('tail_chars', True), ('tail_chars', 2.5),

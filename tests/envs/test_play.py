@@ -25,9 +25,11 @@ def test_actions_are_typed_or_numbered():
   word = first.observation[len('Say ') : -1]
   number = first.admissible.index(word)
   step = play.play_task(env, task, io.StringIO(f'{number}\nx\n'), out)
-  assert step.terminated and not step.won
+  assert step.terminated
+  assert not step.won
   text = out.getvalue()
-  assert f'  {number}: {word}\n' in text and '[1] > ' in text
+  assert f'  {number}: {word}\n' in text
+  assert '[1] > ' in text
   assert text.endswith('lost after 2 turns; reward 0.000\n')
 
 
@@ -46,7 +48,8 @@ def test_a_purchase_shows_its_parts(monkeypatch, capsys):
     monkeypatch, capsys,
   )  # fmt: skip
   assert 'Instruction:\nFind me hiking trousers' in text
-  assert '[4] > ' in text and 'lost after 5 turns; reward 0.' in text
+  assert '[4] > ' in text
+  assert 'lost after 5 turns; reward 0.' in text
   for part in ('attributes', 'options', 'price', 'type_factor', 'title_score'):
     assert f'\n  {part} ' in text
 
@@ -61,7 +64,7 @@ def test_a_household_task_ends_at_its_limit(monkeypatch, capsys):
 
 
 @pytest.mark.parametrize(
-  'main, argv, told',
+  ('main', 'argv', 'told'),
   [
     (webshop_play.main, ['--split=valid'], "no split 'valid'"),
     (webshop_play.main, ['--max_turns=0'], 'max_turns is 0'),

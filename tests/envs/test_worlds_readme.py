@@ -85,7 +85,8 @@ def test_an_iteration_trains_with_it_inline_and_behind_servers(
     )
     loop.train(c, tmp_path / str(servers))
     seen.append(records(tmp_path / str(servers)))
-  assert seen[0] == seen[1] and len(seen[0]) == 1
+  assert seen[0] == seen[1]
+  assert len(seen[0]) == 1
 
 
 @pytest.mark.slow

@@ -68,7 +68,8 @@ def test_redrawn_means_of_few_have_the_variance_of_a_mean():
 def test_equal_methods_show_no_difference_and_unlike_ones_do():
   won = np.random.default_rng(0).integers(0, 2, (3, 200)).astype(float)
   same = bootstrap.pigeonhole(won - won)
-  assert same == (0, 0, 0) and verdict(same) == 'no difference seen'
+  assert same == (0, 0, 0)
+  assert verdict(same) == 'no difference seen'
   worse = won * (np.arange(200) % 2)
   assert verdict(bootstrap.pigeonhole(won - worse)) == 'higher'
   assert verdict(bootstrap.pigeonhole(worse - won)) == 'lower'
@@ -90,7 +91,8 @@ def test_curves_are_smoothed_and_banded_by_hand():
   expected = [np.convolve(curve, np.ones(4) / 4, 'valid') for curve in curves]
   np.testing.assert_allclose(plots.smooth(curves, 4), expected)
   mean, half = plots.band(np.array([[1.0], [2.0], [3.0]]))
-  assert mean == [2] and half == pytest.approx(4.302653 / 3**0.5)
+  assert mean == [2]
+  assert half == pytest.approx(4.302653 / 3**0.5)
   assert plots.band(curves[:1])[1].tolist() == [0] * 9
 
 
@@ -309,7 +311,8 @@ def test_report_of_made_up_runs(made_up):
     '| GRPO | 2 | +0.0 [+0.0, +0.0] | no difference seen | +0.0, +0.0 |'
     in to_hgpo
   )
-  assert '| RLOO | 1 | -50.0 [' in to_hgpo and '] | lower | -50.0 |' in to_hgpo
+  assert '| RLOO | 1 | -50.0 [' in to_hgpo
+  assert '] | lower | -50.0 |' in to_hgpo
   assert '| GiGPO | 0 | missing | missing |  |' in to_hgpo
   assert '**+100.0 [+100.0, +100.0]**' in to_hgpo  # HGPO (K=4) on Pick
   assert '## Differences to GRPO' in text
@@ -427,7 +430,8 @@ def test_a_comparison_in_another_world_is_continued_by_a_seed(tmp_path):
   said = run(*command, '--seeds=0,1')
   assert '2 of 4 runs to play' in said
   text = (tmp_path / 'report.md').read_text()
-  assert '| RLOO | 2 |' in text and '**missing**' not in text
+  assert '| RLOO | 2 |' in text
+  assert '**missing**' not in text
   starts = list((tmp_path / 'runs' / 'cache').iterdir())
   assert len(starts) == 2  # one a seed, whatever the method
   for one, other in itertools.pairwise(

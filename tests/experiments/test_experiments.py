@@ -50,7 +50,7 @@ def test_a_world_without_options_is_that_of_base(world):
 
 
 @pytest.mark.parametrize(
-  'flags, match',
+  ('flags', 'match'),
   [
     (
       ['--config.optim.learning_rat=1'],
@@ -76,14 +76,19 @@ def test_train_then_evaluate_a_split_of_its_own_world(tmp_path):
   (folder / 'logs').mkdir(parents=True)  # as of what has started it
   said = run(*command)
   assert not (tmp_path / 'run.1').exists()
-  assert 'warm_start' in said and 'final' in said and 'compiled' in said
+  assert 'warm_start' in said
+  assert 'final' in said
+  assert 'compiled' in said
   said = run(*command)  # the older run is kept
-  assert 'moved to' in said and (tmp_path / 'run.1' / 'summary.json').exists()
+  assert 'moved to' in said
+  assert (tmp_path / 'run.1' / 'summary.json').exists()
   said = run(*command, '--config.eval.splits=("vaild",)', ok=False)
-  assert 'vaild' in said and not (tmp_path / 'run.2').exists()
+  assert 'vaild' in said
+  assert not (tmp_path / 'run.2').exists()
   (tmp_path / 'thesis.txt').touch()
   said = run(*command, f'--config.run_dir={tmp_path}', ok=False)
-  assert 'holds no run' in said and (tmp_path / 'thesis.txt').exists()
+  assert 'holds no run' in said
+  assert (tmp_path / 'thesis.txt').exists()
   said = run('experiments.evaluate', f'--checkpoint={folder}', '--split=valid')
   assert re.search(r'all +\d\.\d+ +4\n', said)
   (path,) = folder.glob('evaluation_valid_*.json')

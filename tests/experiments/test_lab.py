@@ -110,7 +110,8 @@ def test_a_move_without_alternative_has_no_advantage():
     return Choice(view.offered[:1], view.offered[:1], SKILL)
 
   found = truth.step_truth(DOORS, 'left', RULES, only, random.Random(0), 2)
-  assert found.probability == 1 and found.advantage == (0, 0)
+  assert found.probability == 1
+  assert found.advantage == (0, 0)
   assert found.value.mean == found.taken.mean == 9
 
 
@@ -172,16 +173,19 @@ def test_boxes_look_alike_but_are_not_worth_the_same():
   shared = cell['member_depth'][second]
   apart = np.abs(cell['member_value'][second] - values[:, None])
   assert (shared == 1).all()  # observations alone do not tell the doors apart
-  assert ((apart < 1.5) | (apart > 4.5)).all() and (apart > 4.5).any()
+  assert ((apart < 1.5) | (apart > 4.5)).all()
+  assert (apart > 4.5).any()
   part = {k: x[second] for k, x in cell.items()}
   gap = levels.value_gap(part, 1)
-  assert gap == levels.value_gap(part, 0) and gap.rms > 2
+  assert gap == levels.value_gap(part, 0)
+  assert gap.rms > 2
   truths = stats.Truths(
     *(part[x] for x in ('advantage', 'advantage_error', 'weight'))
   )
   said, size = judged.level[1][second], judged.size[1][second]
   found = levels.level_bias(said, size > 1, truths)
-  assert found.rms > 1 and (size == 4).all()
+  assert found.rms > 1
+  assert (size == 4).all()
 
 
 def test_the_picked_step_stands_in_all_groups():
@@ -193,7 +197,8 @@ def test_the_picked_step_stands_in_all_groups():
   turn = record['turn']
   assert record['action'] == base.actions[turn]
   own = record['obs'][:, 0, : turn + 1]
-  assert (own == own[0]).all() and (record['act'][:, 0, turn] >= 0).all()
+  assert (own == own[0]).all()
+  assert (record['act'][:, 0, turn] >= 0).all()
   assert record['obs'].shape == (2, 4, 20)
   assert ((record['obs'] >= 0).sum(2) == record['length']).all()
 
@@ -223,7 +228,8 @@ def test_it_understands_every_sentence_of_the_six_tasks():
         ('desklamp', '') if 'light' in task else ('', 'countertop')
       )
       verbs = [x for x in ('clean', 'heat', 'cool') if x in task]
-      assert goal.verb == (verbs or [''])[0] and goal.two == ('two' in task)
+      assert goal.verb == (verbs or [''])[0]
+      assert goal.two == ('two' in task)
   with pytest.raises(ValueError, match='six task types'):
     reading.read_goal('sing')
 
@@ -241,7 +247,8 @@ def test_what_the_window_holds_decides_and_nothing_else():
     for window in ((), (remembered,))
   ]
   forgot, knows = map(policy.good_moves, views)
-  assert forgot == ROOM[:2] and knows == (ROOM[1],)
+  assert forgot == ROOM[:2]
+  assert knows == (ROOM[1],)
   again = View(*(x if isinstance(x, tuple) else f'{x}' for x in views[1]))
   policy.good_moves.cache_clear()
   for seed in range(20):
@@ -278,7 +285,8 @@ def successes(skill, depth):
 
 def test_skill_and_memory_help():
   assert successes(0.3, 2) < 0.45 < 0.5 < successes(0.6, 2) < successes(1.0, 4)
-  assert successes(1.0, 4) > 0.9 and successes(0.6, 0) < successes(0.6, 4)
+  assert successes(1.0, 4) > 0.9
+  assert successes(0.6, 0) < successes(0.6, 4)
 
 
 def test_replayed_commands_lead_to_the_same_moment():
@@ -289,10 +297,13 @@ def test_replayed_commands_lead_to_the_same_moment():
     moment = moment_after(start, rules, episode.actions[:t])
     pairs = list(zip(episode.observations[:t], episode.actions, strict=False))
     assert moment.step.observation == episode.observations[t]
-    assert moment.window == tuple(pairs[-2:]) and moment.turn == t
+    assert moment.window == tuple(pairs[-2:])
+    assert moment.turn == t
     rest = play(moment, rules, player, random.Random(1), episode.actions[t:])
-    assert rest.actions == episode.actions[t:] and rest.won == episode.won
-  assert start.turn == 0 and start.view(rules).window == ()
+    assert rest.actions == episode.actions[t:]
+    assert rest.won == episode.won
+  assert start.turn == 0
+  assert start.view(rules).window == ()
 
 
 # Cells.
@@ -301,7 +312,8 @@ def test_workers_and_interruptions_change_nothing(tmp_path, monkeypatch):
   run = functools.partial(cells_lib.cells, SETTINGS, show=said.append)
   players = [(0.5, 0), (0.5, 1)]
   alone = dict(run(players, tmp_path / 'alone', workers=1))
-  assert [x for x in said if 'cell' in x] and '3 of 3' in said[-1]
+  assert [x for x in said if 'cell' in x]
+  assert '3 of 3' in said[-1]
   shared = dict(run(players, tmp_path / 'shared', workers=2))
 
   stopped = run(players, tmp_path / 'stopped', workers=1)

@@ -121,7 +121,8 @@ def test_signs_count_clear_steps_and_zeros_by_half():
   )
   said = np.array([[1.0, 2.0], [-1.0, 3.0], [-1.0, 0.0], [-1.0, -1.0]])
   share, balanced, count = stats.sign_accuracy(said, truths)
-  assert count == 3 and share == pytest.approx((3 * 1 + 0.5 + 0.75) / 5)
+  assert count == 3
+  assert share == pytest.approx((3 * 1 + 0.5 + 0.75) / 5)
   assert balanced == pytest.approx(((3 * 1 + 0.5) / 4 + 0.75) / 2)
   assert np.isnan(
     stats.sign_accuracy(said, truths._replace(error=np.ones(4)))[0]
@@ -136,7 +137,8 @@ def test_bias_of_a_level_counts_its_groups_only():
   values = exact[:, None] + 2 * rng.normal(size=(300, 40))
   values[~grouped] = 99
   found = levels.level_bias(values, grouped, truths)
-  assert found.steps == 300 and found.variance == pytest.approx(4, rel=0.05)
+  assert found.steps == 300
+  assert found.variance == pytest.approx(4, rel=0.05)
   assert found.rms < 0.25
   off = levels.level_bias(values + 1.5, grouped, truths)
   assert off.rms == pytest.approx(1.5, abs=0.15)
@@ -153,7 +155,8 @@ def test_value_gap_by_hand():
     'member_depth': np.array([[2, 0], [1, -1]]),
   }
   state, deep = (levels.value_gap(cell, k) for k in (0, 1))
-  assert state.members == 3 and deep.members == 2
+  assert state.members == 3
+  assert deep.members == 2
   assert deep.rms == pytest.approx(np.sqrt((4 - 0.25) / 4))
   assert deep.mean == pytest.approx(0.5)
   assert state.rms == pytest.approx(np.sqrt((4 - 0.25 + 0 - 0.25) / 5))
@@ -177,7 +180,8 @@ def test_rows_of_groups_have_discounted_returns_and_keep_the_contract():
   cell = random_cell(0)
   [(rows, at)] = estimates.batches(cell, RULES, 4, 8)
   check(rows)
-  assert rows.mask.sum() == cell['length'].sum() and rows.mask.shape == (192,)
+  assert rows.mask.sum() == cell['length'].sum()
+  assert rows.mask.shape == (192,)
   returns = rows.returns.reshape(-1, 6)  # episodes of at most 6 turns
   for e, length in enumerate(cell['length'].reshape(-1)):
     expected = 10.0 * cell['success'].reshape(-1)[e]
@@ -242,18 +246,20 @@ def test_a_small_lab_writes_everything_and_goes_on(tmp_path, capsys):
   }
   count = len(ESTIMATED)
   assert len(records['cells.csv']) == 2 * count
-  assert len(records['levels.csv']) == 2 * 2 and len(records['steps.csv']) == 4
+  assert len(records['levels.csv']) == 2 * 2
+  assert len(records['steps.csv']) == 4
   verdicts = {x['verdict'] for x in records['comparisons.csv']}
   assert len(records['comparisons.csv']) == 2 * 3 * len(tables.PAIRS)
   assert verdicts <= {'better', 'worse', 'no difference'}
   report = (tmp_path / 'report.md').read_text()
-  assert 'hgpo less gigpo' in report and 'python -m' in report
+  assert 'hgpo less gigpo' in report
+  assert 'python -m' in report
   for figure in re.findall(r'!\[.*?\]\((.*?)\)', report):
     assert (tmp_path / figure).read_bytes().startswith(b'\x89PNG')
 
 
 @pytest.mark.parametrize(
-  'flag, words',
+  ('flag', 'words'),
   [
     ('distractors', ['1']),
     ('distractors', ['3', '1']),

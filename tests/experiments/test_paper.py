@@ -23,9 +23,11 @@ def test_every_cell_has_the_reference_settings():
     c = paper.get_config(name)
     assert (c.cell, c.env.world) == (name, cell.world)
     assert (c.algo.estimator, c.env.history) == (cell.method, cell.history)
-    assert c.optim.learning_rate == 1e-6 and c.iterations == 160
+    assert c.optim.learning_rate == 1e-6
+    assert c.iterations == 160
     assert c.loss.clip_low == c.loss.clip_high == 0.2
-    assert c.loss.dual_clip == 3 and c.loss.aggregation == 'token-mean'
+    assert c.loss.dual_clip == 3
+    assert c.loss.aggregation == 'token-mean'
     assert (c.loss.kl, c.loss.kl_coef) == ('k3', 0.01)
     assert c.loss.entropy_coef == 0.001
     assert c.sampling.temperature == 1.0
@@ -34,8 +36,10 @@ def test_every_cell_has_the_reference_settings():
     assert (c.algo.gamma, c.algo.reward_scale) == (0.95, 10)
     assert c.algo.invalid_penalty == 0.1
     assert c.algo.hgpo.alpha == cell.alpha
-    assert c.env.template == 'paper' and not c.env.constrained
-    assert c.eval.games == 0 and c.eval.temperatures == (0.4,)
+    assert c.env.template == 'paper'
+    assert not c.env.constrained
+    assert c.eval.games == 0
+    assert c.eval.temperatures == (0.4,)
     assert c.eval.seeds == (123, 456, 789)
     size = {'1.5b': '1.5B', '7b': '7B'}[cell.size]
     assert c.policy.checkpoint == f'Qwen/Qwen2.5-{size}-Instruct'
@@ -48,7 +52,8 @@ def test_every_cell_has_the_reference_settings():
     else:
       long = cell.method in ('gigpo', 'hgpo')
       assert c.env.webshop.max_turns == (30 if long else 15)
-      assert c.env.webshop.data == 'files' and c.env.webshop.num_products == 0
+      assert c.env.webshop.data == 'files'
+      assert c.env.webshop.num_products == 0
 
 
 def test_the_tables_are_whole_and_names_are_told_apart():
@@ -118,7 +123,7 @@ def test_a_plan_holds_the_numbers_of_its_cell(tmp_path):
 
 
 @pytest.mark.parametrize(
-  'changes, reasons',
+  ('changes', 'reasons'),
   [
     ({}, ['ALFWORLD_DATA is not set.*alfworld-download']),
     (
@@ -156,7 +161,8 @@ def test_a_world_without_its_files_is_refused_and_the_rest_is_planned(tmp_path):
     base.freeze(cell('hgpo-webshop-1.5b-k4', mesh__fsdp=1)), tmp_path
   )
   (reason,) = plan.refused
-  assert 'products' in reason and 'items_ins_v2' in reason
+  assert 'products' in reason
+  assert 'items_ins_v2' in reason
   assert 'at most 30 an episode, 3,840 an iteration' in str(plan)
 
 

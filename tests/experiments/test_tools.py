@@ -16,16 +16,15 @@ RESULTS = pathlib.Path(__file__).resolve().parents[2] / 'experiments/results'
 
 
 def test_figures_and_intervals_are_written_with_their_spread():
-  assert f'{Figure(92.77)}' == '92.77' and f'{Figure(54.4, 3.1):g}' == (
-    '54.4 ± 3.1'
-  )
+  assert f'{Figure(92.77)}' == '92.77'
+  assert f'{Figure(54.4, 3.1):g}' == ('54.4 ± 3.1')
   assert f'{reported.figure_of([1.0, 3.0]):.1f}' == '2.0 ± 1.4'
   assert reported.figure_of(np.array([2.0])) == (2.0, None)
   assert f'{Interval(1, -0.5, 2):+.1f}' == '+1.0 [-0.5, +2.0]'
 
 
 @pytest.mark.parametrize(
-  'low, high, sign', [(0.1, 2, 1), (-2, -0.1, -1), (-1, 1, 0), (0, 1, 0)]
+  ('low', 'high', 'sign'), [(0.1, 2, 1), (-2, -0.1, -1), (-1, 1, 0), (0, 1, 0)]
 )
 def test_an_interval_that_contains_0_has_no_sign(low, high, sign):
   assert Interval((low + high) / 2, low, high).sign == sign
@@ -49,7 +48,7 @@ def rows(text, title):
 
 
 @pytest.mark.parametrize(
-  'split, title',
+  ('split', 'title'),
   [
     ('valid_seen', '### In distribution (valid_seen)'),
     ('valid_unseen', '### Out of distribution (valid_unseen)'),
@@ -91,14 +90,16 @@ def test_calls_take_turns_and_the_first_of_each_is_not_timed():
     2, one=lambda: made.append(1), two=lambda: made.append(2)
   )
   assert made == [1, 2, 1, 2, 1, 2]
-  assert medians.keys() == {'one', 'two'} and min(medians.values()) >= 0
+  assert medians.keys() == {'one', 'two'}
+  assert min(medians.values()) >= 0
 
 
 def test_a_stopwatch_has_medians_and_rates():
   times = iter([0.0, 1.0, 5.0, 8.0, 10.0, 12.0])
   watch = harness.Stopwatch(lambda: next(times))
   assert [watch('call', max, i, 1) for i in range(3)] == [1, 1, 2]
-  assert watch.median('call') == 2.0 and watch.rate('call') == 0.5
+  assert watch.median('call') == 2.0
+  assert watch.rate('call') == 0.5
 
 
 def test_results_are_lines_and_tables():

@@ -109,12 +109,13 @@ def test_servers_end_with_whoever_needs_them(tmp_path):
 def test_a_preempted_trainer_is_started_again(tmp_path):
   process = start(tmp_path, PREEMPTED.format(code=RESUME, times=2))
   said, _ = process.communicate(timeout=30)
-  assert process.returncode == 0 and said.count('the trainer starts') == 3
+  assert process.returncode == 0
+  assert said.count('the trainer starts') == 3
   assert (tmp_path / 'starts').read_text() == 'xxx'
   assert (tmp_path / 'trainer.log').read_text().count('====') == 3
 
 
-@pytest.mark.parametrize('code, given', [(1, 1), (3, 3), (-9, 137)])
+@pytest.mark.parametrize(('code', 'given'), [(1, 1), (3, 3), (-9, 137)])
 def test_an_error_is_given_on(tmp_path, code, given):
   stub = (
     f'import os, signal; os.kill(os.getpid(), {-code})'
@@ -123,7 +124,8 @@ def test_an_error_is_given_on(tmp_path, code, given):
   )
   process = start(tmp_path, stub)
   said, _ = process.communicate(timeout=30)
-  assert process.returncode == given and said.count('the trainer starts') == 1
+  assert process.returncode == given
+  assert said.count('the trainer starts') == 1
 
 
 def test_sigterm_is_passed_on_once_and_asks_for_a_requeue(tmp_path):
@@ -164,7 +166,8 @@ def test_a_killed_server_is_started_again_at_its_address(tmp_path):
     time.sleep(0.05)
   process.terminate()
   said, _ = process.communicate(timeout=30)
-  assert process.returncode == RESUME and f'{first} had died' in said
+  assert process.returncode == RESUME
+  assert f'{first} had died' in said
   assert not [p for p in pathlib.Path('/proc').glob('[0-9]*') if (
     f'--port={port}' in command_of(p))]  # fmt: skip
 
@@ -212,6 +215,7 @@ def test_the_command_line_of_a_host(tmp_path):
   folder = f'--config.run_dir={tmp_path}'
   with host._claimed(f'hgpo_jax:{tmp_path.resolve()}:0'):
     said = launch(folder)
-  assert said.returncode == 1 and 'runs on this machine already' in said.stderr
+  assert said.returncode == 1
+  assert 'runs on this machine already' in said.stderr
   (tmp_path / 'summary.json').write_text(json.dumps({}))
   assert launch(folder).returncode == 0

@@ -177,11 +177,13 @@ def interrupt_and_resume(path, at, *more):
   """Stops a sweep when `at` has a line; returns what its second call says."""
   process, end = sweep(path, *more), time.monotonic() + 300
   while not (at.exists() and at.read_text()):
-    assert time.monotonic() < end and process.poll() is None
+    assert time.monotonic() < end
+    assert process.poll() is None
     time.sleep(0.1)
   process.send_signal(signal.SIGINT)
   said, _ = process.communicate(timeout=120)
-  assert process.returncode == 1 and 'The same command goes on' in said
+  assert process.returncode == 1
+  assert 'The same command goes on' in said
   process = sweep(path, *more)
   said, _ = process.communicate(timeout=600)
   assert process.returncode == 0, said
@@ -218,4 +220,5 @@ seed = [0, 1]
   assert found == expected
   process = sweep(paths[1])
   said, _ = process.communicate(timeout=60)
-  assert process.returncode == 0 and '0 of 4 runs to do' in said
+  assert process.returncode == 0
+  assert '0 of 4 runs to do' in said

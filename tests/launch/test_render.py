@@ -71,7 +71,9 @@ def test_the_batch_script_has_these_directives(tmp_path):
   assert not any(x.startswith('#SBATCH') for x in lines[first:])
 
 
-@pytest.mark.parametrize('code, requeued', [(0, False), (75, True), (3, False)])
+@pytest.mark.parametrize(
+  ('code', 'requeued'), [(0, False), (75, True), (3, False)]
+)
 def test_the_batch_script_runs(tmp_path, code, requeued):
   """By bash, with stubs for what Slurm brings."""
   path, stubs = tmp_path / 'slurm.sh', tmp_path / 'bin'
@@ -217,7 +219,7 @@ def test_the_manifests_fit_kubernetes_schemas():
 
 
 @pytest.mark.parametrize(
-  'change, said',
+  ('change', 'said'),
   [
     ({'topology': '4x8'}, '4 hosts of 4 chips are not the 32 chips'),
     ({'topology': '16'}, 'such as 4x4'),

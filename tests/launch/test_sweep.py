@@ -116,7 +116,7 @@ def test_sweeps_of_the_repository_suit_their_back_ends(path):
 
 
 @pytest.mark.parametrize(
-  'text, said',
+  ('text', 'said'),
   [
     ('[axes]\nsed = [1]', "no axis is called 'sed'; expected method, world"),
     (
@@ -198,6 +198,7 @@ def test_the_command_line_prints_what_it_would_do(tmp_path):
   command = [sys.executable, '-m', 'launch.sweep', path, '--dry_run']
   said = subprocess.run(command, capture_output=True, text=True, check=True)
   lines = said.stdout.splitlines()
-  assert lines[0] == '# 4 of 4 runs to do' and len(lines) == 5
+  assert lines[0] == '# 4 of 4 runs to do'
+  assert len(lines) == 5
   assert all('-m launch.host --config=' in line for line in lines[1:])
   assert not (tmp_path / 'runs').exists()

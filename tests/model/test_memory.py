@@ -52,7 +52,7 @@ def held(tree):
 
 
 @pytest.mark.parametrize(
-  'mesh_sizes, model',
+  ('mesh_sizes', 'model'),
   [
     *[(mesh_sizes, MODEL) for mesh_sizes in MESHES],
     *itertools.product(
@@ -100,10 +100,12 @@ def test_a_critic_is_as_large_as_predicted(fields):
   )
   plain = memory.predict(workload(model))
   found = memory.predict(workload(model, critic=True))
-  assert found.critic == expected and plain.critic == 0
+  assert found.critic == expected
+  assert plain.critic == 0
   assert found.resident == plain.resident + expected
   assert found.training == plain.training + expected
-  assert 'critic' in str(found) and 'critic' not in str(plain)
+  assert 'critic' in str(found)
+  assert 'critic' not in str(plain)
 
 
 def test_types_of_moments_and_of_the_sampler():

@@ -136,7 +136,8 @@ def test_ctrl_c_saves_and_says_how_to_resume(tmp_path):
   run.send_signal(signal.SIGINT)
   _, said = run.communicate(timeout=60)
   assert run.returncode != 0
-  assert '--resume' in said and 'Interrupted' in said
+  assert '--resume' in said
+  assert 'Interrupted' in said
   with checkpoint.opened(tmp_path / 'run' / 'checkpoints') as store:
     assert store.meta()['step'] == len(records(tmp_path / 'run'))
 
@@ -171,7 +172,8 @@ def test_adapters_alone_are_trained_saved_and_resumed(tmp_path):
   adapters, rest = lora.split(params)
   jax.tree.map(np.testing.assert_array_equal, rest, base)
   assert any((np.asarray(x) != 0).any() for x in jax.tree.leaves(adapters))
-  assert saved and not any('frozen' in name for name in saved)
+  assert saved
+  assert not any('frozen' in name for name in saved)
   assert all('lora' in name for name in saved if name.startswith('params'))
 
 

@@ -139,7 +139,7 @@ def test_params_are_cast_once_for_sampling(plain):
 
 
 @pytest.mark.parametrize(
-  'field, value, match',
+  ('field', 'value', 'match'),
   [
     ('mesh__tensor', 3, 'mesh'),
     ('policy__remat', 'some', 'policy.remat'),

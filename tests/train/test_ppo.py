@@ -111,7 +111,8 @@ def test_a_critic_alone_learns_what_the_policy_will_get(history):
   places = [(t, number) for t in last for number in range(2)]
   for place, value in zip(places, history['guesses'], strict=True):
     values.setdefault(situation(*place), []).append(value)
-  assert np.mean(returns['Wrong']) == 0 and np.mean(returns['Right']) > 1.5
+  assert np.mean(returns['Wrong']) == 0
+  assert np.mean(returns['Right']) > 1.5
   for name, found in values.items():
     assert np.mean(found) == pytest.approx(np.mean(returns[name]), abs=0.6)
   scalars = history['scalars']

@@ -190,6 +190,7 @@ def test_a_summary_is_json_with_the_counts(tmp_path):
   )
   assert json.loads((tmp_path / 'run' / 'summary.json').read_text()) == summary
   result = summary['final']['train']['1.0']
-  assert result['games'] == 12 and 0 <= result['success'] <= 1
+  assert result['games'] == 12
+  assert 0 <= result['success'] <= 1
   assert set(summary['seconds']) == {
     'warm_start', 'evaluation', 'rollout', 'update'}  # fmt: skip

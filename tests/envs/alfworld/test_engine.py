@@ -266,10 +266,13 @@ def test_planner_view_follows_the_game(generated):
       assert engine.held == (taken,)
       assert taken not in engine.contents(' '.join(words[4:]))
   target = ' '.join(words[4:])
-  assert engine.held == () and engine.containers(taken) == (target,)
-  assert taken in engine.contents(target) and engine.accepts(target, taken)
+  assert engine.held == ()
+  assert engine.containers(taken) == (target,)
+  assert taken in engine.contents(target)
+  assert engine.accepts(target, taken)
   assert ('objecttype', '?o', engine.kind[taken]) in engine.goal[0].atoms
-  assert engine.won and engine.id_of[taken].startswith(words[1] + '_bar_')
+  assert engine.won
+  assert engine.id_of[taken].startswith(words[1] + '_bar_')
 
 
 def changed(game: Game, field: str, old: str, new: str) -> Game:
@@ -349,7 +352,8 @@ def test_texts_come_from_the_game(generated):
   game = changed(game, 'grammar', '"inventory"', '"pockets"')
   engine = Engine(game)
   step = engine.reset()
-  assert 'Please: ' in step.observation and 'Your task' not in step.observation
+  assert 'Please: ' in step.observation
+  assert 'Your task' not in step.observation
   assert 'pockets' in step.admissible
   assert engine.step('inventory').observation == NOTHING_HAPPENS
   assert engine.step('pockets').observation == 'You are not carrying anything.'

@@ -107,7 +107,8 @@ def test_the_step_limit_truncates_and_the_episode_is_over():
   assert not env.reset(Task('train', 0)).done
   steps = [env.step('look') for _ in range(5)]
   assert [step.truncated for step in steps] == [False] * 4 + [True]
-  assert not steps[-1].terminated and not steps[-1].won
+  assert not steps[-1].terminated
+  assert not steps[-1].won
   with pytest.raises(ResetNeeded):
     env.step('look')
 
@@ -119,7 +120,9 @@ def test_a_walkthrough_wins_with_reward_one_at_its_end():
   env.reset(task)
   steps = [env.step(command) for command in world.game(task).walkthrough]
   assert [step.reward for step in steps] == [0.0] * (len(steps) - 1) + [1.0]
-  assert steps[-1].won and steps[-1].terminated and not steps[-1].truncated
+  assert steps[-1].won
+  assert steps[-1].terminated
+  assert not steps[-1].truncated
 
 
 def test_episodes_of_one_game_do_not_meet():
@@ -161,7 +164,8 @@ def test_kinds_need_no_game(monkeypatch):
 def test_demonstrations_win_and_tell_advice_from_noise():
   world = AlfWorld(family='easy', max_turns=40)
   clean = world.demonstrate(Task('train', 2), seed=0, explore=1.0, noise=0.0)
-  assert clean and all(turn.action == turn.advice for turn in clean)
+  assert clean
+  assert all(turn.action == turn.advice for turn in clean)
   noisy = world.demonstrate(Task('train', 2), seed=0, explore=1.0, noise=0.5)
   assert any(turn.action != turn.advice for turn in noisy)
 

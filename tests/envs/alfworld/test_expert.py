@@ -43,7 +43,7 @@ def success(games: list[Game], **options) -> float:
 
 
 @pytest.mark.parametrize(
-  'index, treatment, count',
+  ('index', 'treatment', 'count'),
   [
     (0, '', 1),
     (1, '', 1),
@@ -208,4 +208,5 @@ def test_demonstrations_are_reproducible_and_mark_noise():
 def test_a_demonstration_is_cut_at_its_horizon():
   game = generate_game(FULL, 'train', 0)
   demo = demonstration(game, 0, explore=0.0, max_turns=1)
-  assert len(demo.steps) == 1 and not demo.won
+  assert len(demo.steps) == 1
+  assert not demo.won

@@ -84,7 +84,7 @@ def count(game: Game, predicate: str) -> int:
 # ------------------------------------------------------------- the generator
 
 
-@pytest.mark.parametrize('family, split', sorted(DIGESTS))
+@pytest.mark.parametrize(('family', 'split'), sorted(DIGESTS))
 def test_games_are_the_same_on_every_machine(family, split):
   assert digest(family, split) == DIGESTS[family, split]
 
@@ -135,7 +135,8 @@ def test_train_and_valid_seen_share_no_game():
 
 def test_another_seed_is_another_game():
   one, two = (generate_game(EASY, 'train', 5, seed=seed) for seed in (0, 1))
-  assert one != two and one.task_type == two.task_type
+  assert one != two
+  assert one.task_type == two.task_type
 
 
 @pytest.mark.parametrize('index', range(18))

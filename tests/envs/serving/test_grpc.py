@@ -27,7 +27,8 @@ def test_bad_bytes_are_refused_and_the_server_lives_on():
     for data in (b'', b'\xc1', good[:-3], good + b'x', b'\x91' * 10_000):
       for method in ('Hello', 'Play', 'Leave'):
         code, text = refusal(a, method, data)
-        assert code == 'INVALID_ARGUMENT' and text
+        assert code == 'INVALID_ARGUMENT'
+        assert text
     code, _ = refusal(a, 'Play', bytes(protocol.MAX_BYTES + 2048))
     assert code == 'RESOURCE_EXHAUSTED'  # gRPC's own: it was never read
     code, _ = refusal(a, 'Dance', b'')
@@ -62,12 +63,14 @@ def test_other_protocols_and_worlds_are_refused(monkeypatch):
     other = protocol.encode(protocol.Play('me', who(num_words=3), envs))
     code, text = refusal(a, 'Play', other)
     assert code == 'FAILED_PRECONDITION'
-    assert '{"num_words": 4}' in text and '{"num_words": 3}' in text
+    assert '{"num_words": 4}' in text
+    assert '{"num_words": 3}' in text
     with monkeypatch.context() as patch:
       patch.setattr(protocol, 'PROTOCOL', 99)
       hello = protocol.encode(protocol.Hello())
     code, text = refusal(a, 'Hello', hello)
-    assert code == 'FAILED_PRECONDITION' and 'protocol 99, expected 2' in text
+    assert code == 'FAILED_PRECONDITION'
+    assert 'protocol 99, expected 2' in text
 
 
 def test_a_token_is_demanded_and_checked():
@@ -76,7 +79,8 @@ def test_a_token_is_demanded_and_checked():
       code, text = refusal(
         a, 'Hello', protocol.encode(protocol.Hello()), **given
       )
-      assert code == 'UNAUTHENTICATED' and 'token' in text
+      assert code == 'UNAUTHENTICATED'
+      assert 'token' in text
     with pytest.raises(fleet.ServersLost, match='UNAUTHENTICATED'):
       connect(a.address, timeout=60, patience=60)
     with connect(a.address, credentials=remote.Credentials(TOKEN)) as envs:

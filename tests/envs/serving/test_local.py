@@ -134,7 +134,8 @@ def test_a_hanging_server_is_named_and_ended(servers):
     start = time.monotonic()
     with pytest.raises(fleet.ServersLost, match='DEADLINE_EXCEEDED'):
       step_envs(START)
-  assert time.monotonic() - start < 20 and server.process.poll() is not None
+  assert time.monotonic() - start < 20
+  assert server.process.poll() is not None
 
 
 def test_a_caller_may_stop_waiting_while_a_world_loads(servers, world_module):

@@ -46,11 +46,13 @@ def test_every_error_has_its_name_on_the_other_side():
   sent = {i: kind('text') for i, kind in enumerate(kinds.values())}
   back = protocol.decode_answers(protocol.encode_answers(sent))
   for i, (name, kind) in enumerate(kinds.items()):
-    assert type(back[i]) is kind and str(back[i]) == 'text'
+    assert type(back[i]) is kind
+    assert str(back[i]) == 'text'
     assert name == kind.__name__
   odd = protocol.Answers({0: protocol.Failure('FromTheFuture', 'text')})
   back = protocol.decode_answers(protocol.encode(odd))[0]
-  assert type(back) is ServerError and str(back) == 'FromTheFuture: text'
+  assert type(back) is ServerError
+  assert str(back) == 'FromTheFuture: text'
 
 
 def test_what_is_no_step_is_an_error_of_its_environment():
@@ -81,7 +83,7 @@ def test_fuzzed_bytes_are_refused_by_name(decode):
     protocol.encode(WHO),
     protocol.encode(protocol.Leave('me')),
   ]
-  refused = 0
+  refused = []
   for _ in range(3000):
     data = bytearray(rng.choice(good))
     for _ in range(rng.randint(0, 4)):
@@ -93,9 +95,9 @@ def test_fuzzed_bytes_are_refused_by_name(decode):
     try:
       decode(bytes(data))
     except protocol.WireError as error:
-      refused += 1
-      assert len(str(error)) < 1000
-  assert refused > 2000
+      refused.append(len(str(error)))
+  assert len(refused) > 2000
+  assert max(refused) < 1000
 
 
 IDENTITY = {'world': 'a', 'options': 'b', 'version': 'c', 'data': 'd'}

@@ -36,7 +36,7 @@ def test_remote_and_inline_are_alike():
         assert step_envs.counts == client.Counts()
 
 
-@pytest.mark.parametrize('world, options', [
+@pytest.mark.parametrize(('world', 'options'), [
   ('toy', {}), ('alfworld', {'family': 'easy', 'max_turns': 9})
 ])  # fmt: skip
 def test_a_remote_server_keeps_the_contract(world, options):
@@ -56,7 +56,8 @@ def test_a_client_names_servers_that_play_something_else():
     with pytest.raises(fleet.ServersLost) as error:
       connect(a.address, b.address, **long)
     said = str(error.value)
-    assert f'{a.address}: up' in said and f'{b.address}: the server' in said
+    assert f'{a.address}: up' in said
+    assert f'{b.address}: the server' in said
     assert 'options' in said
     assert """--world=toy --options='{"num_words": 4}'""" in said
     with pytest.raises(fleet.ServersLost, match="world 'toy'.*alfworld") as e:
@@ -74,7 +75,8 @@ def test_a_long_wait_is_told_once(monkeypatch, capsys):
     connect(a.address, '127.0.0.1:1', patience=1.5)
   said = capsys.readouterr().err
   assert said.count('Waiting until') == said.count('127.0.0.1:1: UNAVAIL') == 1
-  assert f'{a.address}: up' in said and 'another 1 s' in said
+  assert f'{a.address}: up' in said
+  assert 'another 1 s' in said
   assert 'python -m envs.serve --world=toy' in said
 
 

@@ -35,7 +35,7 @@ def test_written_catalogue_is_read_as_generated(tmp_path):
 
 
 @pytest.mark.parametrize(
-  'pricing, prices, tag',
+  ('pricing', 'prices', 'tag'),
   [
     ('$12.5', (12.5,), '$12.5'),
     ('$1,299.00', (1299.0,), '$1299.0'),
@@ -75,7 +75,7 @@ def test_people_s_instructions(tmp_path):
 
 
 @pytest.mark.parametrize(
-  'changes, told',
+  ('changes', 'told'),
   [
     ({'name': None}, 'name is None'),
     ({'full_description': 3}, 'full_description is 3'),
@@ -123,7 +123,7 @@ def test_duplicates(tmp_path):
 
 
 @pytest.mark.parametrize(
-  'about, told',
+  ('about', 'told'),
   [
     ({}, 'expected an object with attributes'),
     ({'B1': {'attributes': 'soft'}}, 'attributes'),

@@ -40,7 +40,8 @@ def buy(env, task, world):
 
 def test_contract(world):
   report = checker.check_env(world.make_env, TASKS, max_steps=20)
-  assert report.episodes == len(TASKS) and report.ended == len(TASKS)
+  assert report.episodes == len(TASKS)
+  assert report.ended == len(TASKS)
 
 
 def test_splits_share_no_goal(world):
@@ -81,7 +82,8 @@ def test_shortcuts_of_searches(world):
   env.reset(TASKS[0])
   assert '(Total results: 50)' in env.step('search[<r>]').observation
   tables = env.step('search[<q> side tables]').observation
-  assert 'Side Table' in tables and 'Mug' not in tables
+  assert 'Side Table' in tables
+  assert 'Mug' not in tables
   assert 'Side Table' in env.step('search[<c> garden]').observation + tables
   for query in ('<c>', '<q>', '<c> nothing', '<a> x'):
     assert 'Page 1' in env.step(f'search[{query}]').observation
@@ -144,7 +146,8 @@ def test_links_lead_to_what_they_show():
     state = session.start(goal_of[product.asin])
     state = session.act(ours, state, f'search[{product.title}]')
     state = session.act(ours, state, f'click[{product.asin}]')
-    assert state.kind == 'item' and product.title in state.page.texts
+    assert state.kind == 'item'
+    assert product.title in state.page.texts
 
 
 def test_bad_options():
@@ -169,7 +172,8 @@ def test_cached_shop_is_the_same_and_mapped(tmp_path, world):
     buy(other, x, world) for x in TASKS
   ]
   rows = cached.shop.postings.rows
-  assert isinstance(rows.base, np.memmap) and not rows.flags.writeable
+  assert isinstance(rows.base, np.memmap)
+  assert not rows.flags.writeable
 
 
 def test_cache_is_built_once_and_again_where_damaged(tmp_path):
@@ -182,13 +186,15 @@ def test_cache_is_built_once_and_again_where_damaged(tmp_path):
     }
 
   first = build()
-  assert len(first) == 1 and build() == first
+  assert len(first) == 1
+  assert build() == first
   path = next(iter(first))
   data = bytearray(path.read_bytes())
   data[-1] ^= 1
   path.write_bytes(data)
   mended = build()
-  assert mended.keys() == first.keys() and mended != first
+  assert mended.keys() == first.keys()
+  assert mended != first
   (path.parent / 'manifest.json').write_text('{')
   assert build() != mended
   assert not list(tmp_path.glob('part-*'))
@@ -231,7 +237,8 @@ def test_served_from_other_processes(tmp_path, world):
     ):  # fmt: skip
       step = env.step(action)
       assert servers({last: action}) == {last: step}
-  assert step.terminated and step.parts['price'] == 1
+  assert step.terminated
+  assert step.parts['price'] == 1
 
 
 def test_other_worlds_do_not_load_numpy():

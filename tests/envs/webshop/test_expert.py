@@ -70,7 +70,8 @@ def test_queries_are_the_words_and_the_clauses_without_the_price():
 @pytest.mark.parametrize('text', ['', ' ', '[]', 'one', 'a, a', 'Find me\nx'])
 def test_queries_of_odd_instructions_can_all_be_played(text):
   for query in queries(text):
-    assert '\n' not in query and query == query.strip()
+    assert '\n' not in query
+    assert query == query.strip()
   assert len(set(queries(text))) == len(queries(text)) > 0
 
 
@@ -130,7 +131,8 @@ def test_who_explores_looks_at_products_that_lack_an_option(full):
     for i, turn in enumerate(turns)
     if turn.action == 'click[< prev]'
   ]
-  assert left and all(action.startswith('click[g0') for action in left)
+  assert left
+  assert all(action.startswith('click[g0') for action in left)
 
 
 def test_the_expert_goes_on_from_wherever_it_is(world):
@@ -147,7 +149,8 @@ def test_the_expert_goes_on_from_wherever_it_is(world):
       if state.kind != 'done':
         state = session.act(shop, state, expert.act(state))
     # An option that was chosen by chance stays chosen, which does not count.
-    assert state.reward is not None and state.reward.total == 1, task
+    assert state.reward is not None, task
+    assert state.reward.total == 1, task
 
 
 def test_options_are_picked_exactly_before_nearly(world):
@@ -215,7 +218,8 @@ def test_compact_words(world):
   search, click = (turn.action for turn in turns[:2])
   assert messages[1].startswith(f'{search}\n{asked}\npage 1\nitem ')
   assert messages[2].startswith(f'{search}\n{click}\n{asked}\ncolor\n')
-  assert 'costs 30' in messages[1] and '[SEP]' not in ''.join(messages)
+  assert 'costs 30' in messages[1]
+  assert '[SEP]' not in ''.join(messages)
   assert click[len('click[') : -1] in messages[1]  # the very same id
 
 
@@ -275,8 +279,10 @@ def test_two_iterations_of_the_config(config, tmp_path):
   (path,) = folder.glob('evaluation_test_generated_*.json')
   assert path.stem.endswith('_0.4_123_2_games-4_turns-6')
   played = json.loads(path.read_text())
-  assert played['turns'] <= 6 and 'engine' not in played
+  assert played['turns'] <= 6
+  assert 'engine' not in played
   refused = subprocess.run(
     [*command, '--data=files'], cwd=ROOT, capture_output=True, text=True
   )
-  assert '--data' in refused.stderr and 'ALFWorld' in refused.stderr
+  assert '--data' in refused.stderr
+  assert 'ALFWorld' in refused.stderr

@@ -21,7 +21,7 @@ def test_bound_is_the_larger_of_two_of_four_tens():
 
 
 @pytest.mark.parametrize(
-  'price, possible',
+  ('price', 'possible'),
   [(0.5, {20, 30, 40}), (10.0, {30, 40, 50}), (975.0, {990}), (980.0, {1e6}),
    (5000.0, {1e6})],
 )  # fmt: skip
@@ -57,7 +57,8 @@ def test_goals_run_over_the_product_of_sorted_options():
 def test_goal_without_options_or_bound_is_the_instruction():
   product = next(generate.generate_products(1, seed=0))._replace(options={})
   goal = goals.make_goal(product, 0, [goals.NO_BOUND], human=False)
-  assert goal.instruction == product.instruction and goal.options == ()
+  assert goal.instruction == product.instruction
+  assert goal.options == ()
   silent = product._replace(instruction='')
   assert goals.num_goals(silent, human=False) == 0
 

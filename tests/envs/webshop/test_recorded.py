@@ -115,7 +115,7 @@ def check_reward(state, step):
 
 
 @pytest.mark.parametrize(
-  'rule, unreachable', [('webshop', 458), ('corrected', 0)]
+  ('rule', 'unreachable'), [('webshop', 458), ('corrected', 0)]
 )
 def test_goals_that_their_own_product_cannot_meet(rule, unreachable):
   ours = webshop_data.recorded_shop(rule)

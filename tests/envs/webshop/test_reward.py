@@ -32,7 +32,7 @@ def test_likeness_of_single_words_is_that_of_subsequences():
 
 
 @pytest.mark.parametrize(
-  'a, b, expected',
+  ('a', 'b', 'expected'),
   [
     ('machine wash', 'Wash, machine!', 100),
     ('red', "('color', 'red')", 100),
@@ -74,7 +74,8 @@ def test_parts(product):
   assert judge(product, goal, price=31.0, size='small').total == 3 / 5
   other = product._replace(attributes=(), bullets=('',))
   part = judge(other, goal, color='red', size='small')
-  assert part.attributes == 1 / 2 and part.total == 4 / 5
+  assert part.attributes == 1 / 2
+  assert part.total == 4 / 5
 
 
 def test_quirk_of_colours_and_its_correction(product):
@@ -95,7 +96,7 @@ def test_goal_without_options_has_no_option_part(product):
 
 
 @pytest.mark.parametrize(
-  'same_kind, title, factor',
+  ('same_kind', 'title', 'factor'),
   [(True, 0.0, 0), (True, 0.05, 0.1), (True, 0.15, 1), (False, 0.15, 0.5),
    (False, 0.21, 1), (False, 0.2, 0.5)],
 )  # fmt: skip

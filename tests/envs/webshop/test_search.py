@@ -13,7 +13,7 @@ from envs.webshop.porter import stem
 
 
 @pytest.mark.parametrize(
-  'text, terms',
+  ('text', 'terms'),
   [
     ('The Dogs are RUNNING', ['dog', 'run']),
     ("women's o'neil's shoes’s '", ['women', "o'neil", 'shoe']),

@@ -179,6 +179,15 @@ def test_flags_stop_at_what_people_start():
   assert not breaches
 
 
+def test_no_test_imports_another_test_module():
+  for path in sorted((ROOT / 'tests').rglob('*.py')):
+    for node in ast.walk(ast.parse(path.read_text(encoding='utf-8'))):
+      if isinstance(node, (ast.Import, ast.ImportFrom)):
+        parts = '.'.join(imported(node, module_name(path), False)).split('.')
+        tests = {p for p in parts if p.startswith('test_')}
+        assert parts[0] != 'tests' or not tests, f'{path} imports {tests}'
+
+
 def test_no_module_imports_itself_through_others():
   graph = {
     name: {module_of(target) for target, _ in imports(name)} - {None, name}

@@ -6,6 +6,7 @@ import sys
 
 import jax
 import jax.numpy as jnp
+import pytest
 
 from hgpo_jax.train.compilations import Compilations
 from tests import alfworld_data
@@ -52,6 +53,8 @@ print(json.dumps({
 """
 
 
+# Of the batcher alone: tests/sampler/test_batcher.py.
+@pytest.mark.slow
 def test_long_rollouts_compile_no_more(tmp_path):
   alfworld_data.need_package('alfworld')
   runs = [

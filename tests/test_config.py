@@ -15,16 +15,13 @@ from hgpo_jax.losses import SURROGATES
 from hgpo_jax.train import config_checks
 from hgpo_jax.types import ConfigError
 from launch import sweep_file
+from tests.runs import changed
 
 LEAVES = {leaf.name: leaf for leaf in config_lib.leaves(base.DEFAULT)}
 
 
 def config(module=toy, **changes):
-  c = module.get_config()
-  c.update_from_flattened_dict(
-    {name.replace('__', '.'): value for name, value in changes.items()}
-  )
-  return base.freeze(c)
+  return base.freeze(changed(module.get_config(), **changes))
 
 
 def test_a_config_is_a_draft_and_json_and_back():

@@ -160,7 +160,7 @@ def test_chunks_of_logits_need_what_is_predicted(dtype, chunk):
     def score(hidden):
       log_probs = jax.nn.log_softmax(model.logits(params, hidden))
       entropy = -jnp.sum(jnp.exp(log_probs) * log_probs, axis=-1)
-      own = jnp.arange(model.config.vocab_size) == 7
+      own = jnp.arange(model.config.vocab_size)[None] == 7
       return jnp.sum(jnp.where(own, log_probs, 0), axis=-1) + entropy
 
     return jnp.sum(jax.lax.map(score, hidden))

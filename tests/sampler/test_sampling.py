@@ -129,7 +129,7 @@ def test_row_without_choices_may_say_anything():
 
 
 def test_single_allowed_token_scores_exactly_0(logits):
-  allowed = jnp.arange(V) == jnp.array([3, 0, V - 1, 5])[:, None]
+  allowed = jnp.arange(V)[None] == jnp.array([3, 0, V - 1, 5])[:, None]
   scored = sampling.scored_log_probs(logits, 0.4, allowed)
   assert (scored[allowed] == 0).all()
 

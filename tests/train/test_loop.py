@@ -14,23 +14,14 @@ import jax
 import numpy as np
 import pytest
 
-from experiments.configs import base, toy
 from hgpo_jax.model import lora
 from hgpo_jax.train import checkpoint, loop, progress, warm_start, worlds
 from hgpo_jax.train import learner as learner_lib
 from hgpo_jax.train.actor import Actor
 from hgpo_jax.types import ConfigError
-from tests.runs import records
+from tests.runs import config, records
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
-
-
-def config(**changes):
-  c = toy.get_config().unlock()
-  c.update_from_flattened_dict(
-    {name.replace('__', '.'): value for name, value in changes.items()}
-  )
-  return base.freeze(c)
 
 
 def results(folder):

@@ -14,6 +14,7 @@ from experiments.configs import base, paper
 from experiments.finished import changes, gather
 from hgpo_jax import config as config_lib
 from hgpo_jax.train import loop
+from tests.runs import changed
 
 ROOT = pathlib.Path(__file__).resolve().parents[3]
 
@@ -93,11 +94,7 @@ def test_an_unknown_name_is_refused_with_those_near_it():
 
 
 def cell(name, **changes):
-  c = paper.get_config(name).unlock()
-  c.update_from_flattened_dict(
-    {field.replace('__', '.'): value for field, value in changes.items()}
-  )
-  return c
+  return changed(paper.get_config(name).unlock(), **changes)
 
 
 GENERATED = {'env__alfworld__data': 'generated', 'eval__games': 5}

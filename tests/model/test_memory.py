@@ -132,7 +132,9 @@ BANDS = {'none': (0.6, 1.1), 'dots': (0.9, 1.25), 'full': (0.85, 1.25)}
 
 
 @pytest.mark.parametrize('remat', BANDS)
-@pytest.mark.parametrize('length', [64, 256])
+@pytest.mark.parametrize(
+  'length', [64, pytest.param(256, marks=pytest.mark.slow)]
+)
 def test_backward_pass_needs_what_is_predicted(remat, length):
   model = DEEP.replace(remat=remat)
   params = model.param_shapes()

@@ -10,9 +10,9 @@ import sys
 import pytest
 
 from envs import registry
+from envs.base import UnknownTask
 from experiments.configs import alfworld, alfworld_tiny, base, toy
 from hgpo_jax.train import loop
-from hgpo_jax.types import ConfigError
 from tests.alfworld_data import need_package, unpack_released
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
@@ -87,7 +87,7 @@ def test_train_then_evaluate_a_split_of_its_own_world(tmp_path):
   assert 'compiled' in said
   config = toy.get_config()
   config.eval.splits = ('vaild',)
-  with pytest.raises(ConfigError, match='vaild'):  # before it makes room
+  with pytest.raises(UnknownTask, match='vaild'):  # before it makes room
     loop.train(base.freeze(config), folder, prepare=pytest.fail)
   (tmp_path / 'thesis.txt').touch()
   said = run(*command, f'--config.run_dir={tmp_path}', ok=False)

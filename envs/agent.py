@@ -17,23 +17,23 @@ from envs.base import EnvError, Step
 
 
 class TemplateError(EnvError):
-  """A template file lacks a field, has an unknown one, or a broken slot."""
+  """A template file lacks a field, has an unknown one, or a bad placeholder."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Template:
   """The words around one turn.
 
-  `first` and `later` may use the slots {task}, {history}, {taken} (steps taken
+  `first` and `later` may use {task}, {history}, {taken} (steps taken
   so far), {shown} (history pairs shown), {step} (number of this step, from 1),
   {observation} and {admissible}.
 
   Attributes:
     first: the user message at step 0, and at every step when K = 0.
     later: the user message with history.
-    history_line: one past pair; slots {step}, {observation}, {action}.
+    history_line: one past pair; may use {step}, {observation}, {action}.
     history_join: between two pairs.
-    admissible_line: one admissible action; slot {action}.
+    admissible_line: one admissible action; may use {action}.
     admissible_join: between two of them.
     hidden_actions: admissible actions that are not listed and, under
       constrained decoding, not offered.
@@ -41,7 +41,7 @@ class Template:
       before they are shown; grouping always sees the raw text.
     task_pattern: regex whose group 1 is the task, searched in the first
       observation; the whole text where it does not match.
-    reply: how a demonstrated action is written; slot {action}.
+    reply: how a demonstrated action is written; uses {action}.
     projection: 'tags' (think and action tags, as in the paper's runs) or
       'bare' (the reply is the action).
     tail_chars: under 'tags', what is played when a tag is missing: the last
@@ -80,8 +80,8 @@ class Projected(NamedTuple):
 
 def task_text(template: Template, first_observation: str) -> str:
   """Returns the task as the first observation states it."""
-  found = re.search(template.task_pattern, first_observation)
-  task = found.group(1) if found else None
+  match = re.search(template.task_pattern, first_observation)
+  task = match.group(1) if match else None
   return (first_observation if task is None else task).strip()
 
 
@@ -261,11 +261,13 @@ class AgentLayer:
   constrained: bool
 
   def task(self, first_observation: str) -> str:
+    """See `task_text`."""
     return task_text(self.template, first_observation)
 
   def message(
     self, task: str, history: Sequence[tuple[str, str]], step: Step
   ) -> str:
+    """The user message of a turn after a whole history; see `render`."""
     taken = len(history)
     recent = [Turn(*pair) for pair in history[max(0, taken - self.depth) :]]
     return render(self.template, task, recent, step, taken)
@@ -281,4 +283,5 @@ class AgentLayer:
     return [self.written(a) for a in offered(self.template, step.admissible)]
 
   def project(self, reply: str, step: Step) -> Projected:
+    """See the function `project`."""
     return project(self.template, reply, step.admissible)

@@ -8,8 +8,10 @@ without an accelerator.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping
-from typing import Protocol
+from collections.abc import Callable, Mapping, Sequence
+from typing import Protocol, TypeVar
+
+T = TypeVar('T')
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,6 +51,7 @@ class Step:
 
   @property
   def done(self) -> bool:
+    """Whether the episode has ended."""
     return self.terminated or self.truncated
 
 
@@ -80,6 +83,19 @@ class ResetNeeded(EnvError):
 
 class UnknownTask(EnvError):
   """The split has no task of that index, or the split does not exist."""
+
+
+def pick(tasks: Sequence[T], task: Task) -> T:
+  """Returns the element of a split's `tasks` that a task names.
+
+  Raises: UnknownTask where there is no such index.
+  """
+  if not 0 <= task.index < len(tasks):
+    raise UnknownTask(
+      f'{task.split!r} has no task {task.index}: expected an index from 0 to '
+      f'{len(tasks) - 1}.'
+    )
+  return tasks[task.index]
 
 
 class BadOptions(EnvError):

@@ -119,33 +119,26 @@ def _play(
 def check_step(step: Step, where: str) -> None:
   """Raises ContractError unless `step` is a well-formed `Step`."""
   _expect(isinstance(step, Step), where, f'got {step!r}, expected a Step')
-  _expect(
-    isinstance(step.observation, str),
-    where,
-    f'observation is {step.observation!r}, expected text',
-  )
   admissible = step.admissible
-  _expect(
-    isinstance(admissible, tuple)
-    and all(isinstance(a, str) for a in admissible),
-    where,
-    f'admissible is {admissible!r}, expected a tuple of texts',
+  texts = isinstance(admissible, tuple) and all(
+    isinstance(action, str) for action in admissible
   )
+  checks = {
+    'observation': (isinstance(step.observation, str), 'text'),
+    'admissible': (texts, 'a tuple of texts'),
+    'reward': (isinstance(step.reward, float), 'a float'),
+    'terminated': (isinstance(step.terminated, bool), 'a bool'),
+    'truncated': (isinstance(step.truncated, bool), 'a bool'),
+    'won': (isinstance(step.won, bool), 'a bool'),
+  }
+  for name, (right, expected) in checks.items():
+    value = getattr(step, name)
+    _expect(right, where, f'{name} is {value!r}, expected {expected}')
   _expect(
     list(admissible) == sorted(set(admissible)),
     where,
     f'admissible is {admissible!r}, expected it sorted and without doubles',
   )
-  _expect(
-    isinstance(step.reward, float),
-    where,
-    f'reward is {step.reward!r}, expected a float',
-  )
-  for name in ('terminated', 'truncated', 'won'):
-    value = getattr(step, name)
-    _expect(
-      isinstance(value, bool), where, f'{name} is {value!r}, expected a bool'
-    )
   _expect(
     step.terminated or not step.won,
     where,

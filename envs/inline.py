@@ -12,19 +12,9 @@ from __future__ import annotations
 import threading
 import traceback
 from collections.abc import Callable, Mapping
-from typing import Protocol, Self
+from typing import Self
 
 from envs.base import EnvError, ServerError, Step, Task, TextEnv
-
-
-class Client(Protocol):
-  """`envs.base.StepEnvs` with an end."""
-
-  def __call__(self, requests: Mapping[int, Task | str]) -> dict[int, Step]:
-    """Resets or steps each environment; raises the first one's error."""
-    ...
-
-  def close(self) -> None: ...
 
 
 class Environments:
@@ -66,6 +56,7 @@ class InlineClient:
     self._lock = threading.Lock()  # worlds need not be thread-safe
 
   def __call__(self, requests: Mapping[int, Task | str]) -> dict[int, Step]:
+    """Resets or steps each environment; raises the first one's error."""
     with self._lock:
       answers = {i: self._envs.play(i, r) for i, r in requests.items()}
     return steps(requests, answers)

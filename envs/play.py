@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import inspect
 import re
 import sys
 from collections.abc import Callable, Sequence
@@ -15,26 +16,40 @@ _SHOWN = 60  # actions that are listed at most; more are understood
 
 
 def main(
-  parser: argparse.ArgumentParser,
-  make_world: Callable[[argparse.Namespace], World],
+  make_world: Callable[..., World],
+  doc: str,
   argv: Sequence[str] | None,
+  **defaults: str | int,
 ) -> None:
   """Plays the task that the arguments name on stdin and stdout.
 
-  Exits with a message where the world refuses it.
+  The options of the world that are texts or whole numbers are arguments too.
+  Exits with a message where the world refuses them.
 
   Args:
-    parser: has the world's own arguments; those of all worlds are added.
-    make_world: parsed arguments -> the world.
+    make_world: the class of the world.
+    doc: help text; its first line is shown.
     argv: what is parsed; None takes the command line.
+    **defaults: of options, where they differ from the world's own.
   """
+  parser = argparse.ArgumentParser(description=doc.splitlines()[0])
   parser.add_argument('--split', default='train')
   parser.add_argument('--task', type=int, default=0, help='index in the split')
-  parser.add_argument('--max_turns', type=int, default=50)
+  options = {
+    name: parameter.default
+    for name, parameter in inspect.signature(make_world).parameters.items()
+    if type(parameter.default) in (str, int)
+  }
+  for name, default in (options | defaults).items():
+    help_ = f'option of the world; default: {default!r}'
+    parser.add_argument(
+      f'--{name}', type=type(default), default=default, help=help_
+    )
   args = parser.parse_args(argv)
   try:
-    env = make_world(args).make_env()
-    play_task(env, Task(args.split, args.task), sys.stdin, sys.stdout)
+    world = make_world(**{name: getattr(args, name) for name in options})
+    task = Task(args.split, args.task)
+    play_task(world.make_env(), task, sys.stdin, sys.stdout)
   except EnvError as error:
     sys.exit(f'{type(error).__name__}: {error}')
 
@@ -72,9 +87,9 @@ def _action(line: str, admissible: Sequence[str]) -> str:
 
 def _page(step: Step) -> str:
   actions = [f'  {i}: {text}' for i, text in enumerate(step.admissible)]
-  more = len(actions) - _SHOWN
-  if more > 0:
-    actions[_SHOWN:] = [f'  and {more} more']
+  left = len(actions) - _SHOWN
+  if left > 0:
+    actions[_SHOWN:] = [f'  and {left} more']
   return '\n'.join([_text(step.observation), '', *actions])
 
 

@@ -38,14 +38,14 @@ def find(name: str) -> Callable[..., World]:
       "'module:Class' names one of your own."
     )
   try:
-    found = getattr(importlib.import_module(module), member)
+    world = getattr(importlib.import_module(module), member)
   except (ImportError, AttributeError, ValueError) as error:
     raise UnknownWorld(
       f'no world {name!r}: {error}. Is its folder on PYTHONPATH?'
     ) from error
-  if not callable(found):
-    raise UnknownWorld(f'no world {name!r}: {found!r} is no class.')
-  return found
+  if not callable(world):
+    raise UnknownWorld(f'no world {name!r}: {world!r} is no class.')
+  return world
 
 
 def arguments(name: str, config: Mapping[str, Any]) -> dict[str, Any]:

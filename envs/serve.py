@@ -1,7 +1,7 @@
-"""Serves a world to other processes and machines.
+r"""Serves a world to other processes and machines.
 
   python -m envs.serve --world=alfworld --options='{"max_turns": 50}'
-  python -m envs.serve --world=webshop --host=0.0.0.0 --port=7000 \\
+  python -m envs.serve --world=webshop --host=0.0.0.0 --port=7000 \
     --token_file=token.txt --certificate=server.pem --key=server.key
 
 Prints one line when it is ready, with its port, and serves until SIGTERM or
@@ -21,12 +21,13 @@ import time
 
 from envs import registry
 from envs.base import EnvError
-from envs.serving import identity, protocol, server
+from envs.serving import identity, server
 
 _STOP = 2.0  # seconds to end in
 
 
 def main(argv: list[str] | None = None) -> None:
+  """Serves until it is told to stop; None takes the command line."""
   args = _parser().parse_args(argv)
   # The line that says where it serves is the only one on stdout: what worlds
   # print, from C too, goes to stderr.
@@ -39,12 +40,7 @@ def main(argv: list[str] | None = None) -> None:
     world = registry.make_world(args.world, args.options)
     serving = server.start(
       world.make_env,
-      protocol.Identity(
-        args.world,
-        identity.canonical(args.world, args.options),
-        identity.code_version(args.world),
-        identity.data_hash(world),
-      ),
+      identity.identify(args.world, args.options, world),
       server.Access(
         args.host,
         args.port,

@@ -18,7 +18,7 @@ import random
 from collections.abc import Mapping
 
 from envs.agent import Template
-from envs.base import ResetNeeded, Step, Task, UnknownTask
+from envs.base import ResetNeeded, Step, Task, UnknownTask, pick
 from envs.world import Demonstrated
 
 WORDS = ('red', 'green', 'blue', 'gold', 'pink', 'grey', 'white', 'black')
@@ -48,17 +48,14 @@ class GuessEnv:
     return len(self._pairs(split))
 
   def reset(self, task: Task) -> Step:
+    """Starts the episode of `task`; raises UnknownTask if there is none."""
     self._pair = None  # an unknown task ends the old episode too
-    pairs = self._pairs(task.split)
-    if not 0 <= task.index < len(pairs):
-      raise UnknownTask(
-        f'{task.split!r} has no task {task.index}: expected an index from 0 '
-        f'to {len(pairs) - 1} with {len(self._words)} words.'
-      )
-    self._pair, self._turn, self._right = pairs[task.index], 0, True
+    self._pair = pick(self._pairs(task.split), task)
+    self._turn, self._right = 0, True
     return Step(f'Say {self._pair[0]}.', self._admissible)
 
   def step(self, action: str) -> Step:
+    """Plays one action; raises ResetNeeded where no episode runs."""
     if self._pair is None:
       raise ResetNeeded('no episode is running: call reset(task) first.')
     self._right &= action.strip() == self._pair[self._turn]
@@ -102,15 +99,18 @@ class GuessWorld:
 
   def __init__(self, num_words: int = 4):
     self._num_words = num_words
-    self.make_env()  # a wrong size is told now
+    self.make_env()  # refuses a wrong size now
 
   def make_env(self) -> GuessEnv:
+    """Returns a fresh environment."""
     return GuessEnv(self._num_words)
 
   def num_tasks(self, split: str) -> int:
+    """Returns the size of a split; raises UnknownTask without it."""
     return self.make_env().num_tasks(split)
 
   def kind(self, task: Task) -> str:
+    """Returns the one kind of task that there is."""
     return 'guess'
 
   def demonstrate(

@@ -12,14 +12,14 @@ mkdir -p "$out"
 python=${PYTHON:-python3}
 big='--preset=1.5b --dtype=bfloat16'
 
-check() {  # packed = unpacked, own attention = plain, slots = lockstep
+check() {  # packed = unpacked, own attention = plain, batcher = lockstep
   $python -m experiments.bench.check_device $big --layers=4 --json
 }
 decode() {  # a step at batch 128 with 1k context, beside transformers
   $python -m experiments.bench.generate $big --batch=128 --prompt=1024 \
     --reply=128 --chunk=128 --prefill=16 --baseline=transformers --json
 }
-slots() {  # episodes of five turns, replies of unequal length
+batcher() {  # episodes of five turns, replies of unequal length
   $python -m experiments.bench.generate $big --batch=128 --prompt=1024 \
     --reply=512 --chunk=16 --prefill=8 --turns=5 --repeats=1 --json
 }
@@ -39,7 +39,7 @@ iteration() {  # the paper's cell: 16 x 8 episodes of 5 turns
   $python -m experiments.bench.iteration --games=games --json
 }
 
-for step in "${@:-check decode slots train large iteration}"; do
+for step in "${@:-check decode batcher train large iteration}"; do
   for name in $step; do
     echo "== $name"
     "$name" 2>&1 | tee "$out/$name.txt" | tail -n 40

@@ -107,7 +107,8 @@ def serving(
   """Starts servers of a world.
 
   Args:
-    world, options: what is played.
+    world: what is played.
+    options: of the world.
     count: how many.
     log: number of a server -> what it writes to.
     alive: the first of `lifeline`.

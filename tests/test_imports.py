@@ -54,8 +54,7 @@ LAZY = {
 ALLOWED = {
   'envs.webshop': {'numpy', 'regex'},
   'envs.serving.protocol': {'msgpack', 'msgspec'},
-  'envs.serving.fleet': {'msgspec'},
-  'envs.serving.remote': {'grpc'},
+  'envs.serving.fleet': {'grpc', 'msgspec'},
   'envs.serving.server': {'grpc', 'msgspec'},
   'envs.serving.client': {'grpc'},
 }

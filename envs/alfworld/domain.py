@@ -204,13 +204,13 @@ def _signature(atom: pddl.Expr) -> tuple[str, tuple[str, ...]]:
 def _check_action(name: str, fields: list[pddl.Expr]) -> _Action:
   if name not in _KNOWN:
     raise pddl.unsupported(f'the action {name} in the domain')
-  given = dict(zip(fields[::2], fields[1::2], strict=False))
+  values = dict(zip(fields[::2], fields[1::2], strict=False))
   try:
-    parameters = given.pop(':parameters')
+    parameters = values.pop(':parameters')
     action = _normal_form(
       pddl.typed_list(parameters),
-      given.pop(':precondition'),
-      given.pop(':effect'),
+      values.pop(':precondition'),
+      values.pop(':effect'),
     )
   except KeyError as error:
     raise GameError(
@@ -220,7 +220,7 @@ def _check_action(name: str, fields: list[pddl.Expr]) -> _Action:
   for field in ('parameters', 'precondition', 'effect'):
     if getattr(action, field) != getattr(known, field):
       raise pddl.unsupported(f'the {field} of the action {name}')
-  if given or bool(action.kinds) != ('(kind ' in _KNOWN[name][1]):
+  if values or bool(action.kinds) != ('(kind ' in _KNOWN[name][1]):
     raise pddl.unsupported(f'the action {name} in the domain')
   return action
 

@@ -137,14 +137,15 @@ class Engine:
     return self._names(o for o, r in self._facts['inreceptacle'] if r == id_)
 
   def containers(self, obj: str) -> tuple[str, ...]:
-    """The receptacles that it is in: usually one, none when held; in some
-    released games an object starts in two."""
+    """Names of the receptacles that hold it.
+
+    Usually one, none when held; in some released games an object starts in two.
+    """
     id_ = self.id_of[obj]
     return self._names(r for o, r in self._facts['inreceptacle'] if o == id_)
 
   def fact(self, predicate: str, *names: str) -> bool:
-    """Whether a fact holds: fact('opened', 'fridge 1'), fact('isclean',
-    'apple 1'), fact('inreceptacle', 'apple 1', 'fridge 1')."""
+    """Whether a fact holds, such as ('inreceptacle', 'egg 1', 'fridge 1')."""
     return tuple(self.id_of[name] for name in names) in self._facts[predicate]
 
   def accepts(self, receptacle: str, obj: str) -> bool:

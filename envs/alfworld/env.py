@@ -21,14 +21,7 @@ from envs.alfworld.generate import (
 )
 from envs.alfworld.prompts import TEMPLATES
 from envs.alfworld.textworld import TextworldEngine
-from envs.base import (
-  BadOptions,
-  GameError,
-  ResetNeeded,
-  Step,
-  Task,
-  UnknownTask,
-)
+from envs.base import BadOptions, GameError, ResetNeeded, Step, Task, pick
 from envs.world import DataPath, Demonstrated
 
 DATA = ('generated', 'files')
@@ -63,8 +56,10 @@ class AlfWorld:
       max_turns: step limit of an episode.
       task_types: those to play; () plays all six.
       family: generated games' size, one of `generate.SPECS`.
-      num_receptacles, num_objects, num_distractors: (least, most) where they
-        differ from the family's; see `GameSpec`.
+      num_receptacles: (least, most) where they differ from the family's; see
+        `GameSpec`.
+      num_objects: as `num_receptacles`.
+      num_distractors: as `num_receptacles`.
       game_seed: other seed, other generated games.
       shuffle_search: whether the expert searches in random order.
 
@@ -76,18 +71,19 @@ class AlfWorld:
     options.one_of(tuple(SPECS), family=family)
     options.at_least(1, max_turns=max_turns)
     self._data, self._root = data, root or None
-    self._fast, self._max_turns = engine == 'fast', max_turns
-    self._task_types, self._game_seed = (
-      tuple(task_types) or TASK_TYPES,
-      game_seed,
-    )
-    self._shuffle_search = shuffle_search
+    self._fast, self.max_turns = engine == 'fast', max_turns
+    self._task_types = tuple(task_types) or TASK_TYPES
+    self._game_seed, self._shuffle_search = game_seed, shuffle_search
     sizes = {
       'num_receptacles': num_receptacles,
       'num_objects': num_objects,
       'num_distractors': num_distractors,
     }
-    changes: dict[str, Any] = {k: _range(k, v) for k, v in sizes.items() if v}
+    changes: dict[str, Any] = {
+      name: tuple(size) if isinstance(size, list) else size
+      for name, size in sizes.items()
+      if size
+    }
     try:
       self._spec: GameSpec = dataclasses.replace(
         SPECS[family], task_types=self._task_types, **changes
@@ -103,15 +99,18 @@ class AlfWorld:
     self._walker = AlfWorldEnv(self)  # plays walkthroughs
 
   def make_env(self) -> AlfWorldEnv:
+    """Returns a fresh environment."""
     return AlfWorldEnv(self)
 
   def num_tasks(self, split: str) -> int | None:
+    """Returns the size of a split, None for generated games."""
     if self._data == 'files':
       return len(self._paths(split))
-    generated_type(self._spec, split, 0)  # tells of a split that there is not
+    generated_type(self._spec, split, 0)  # raises for an unknown split
     return None
 
   def kind(self, task: Task) -> str:
+    """Returns the type of a task's game."""
     if self._data == 'generated':
       return generated_type(self._spec, task.split, task.index)
     return games.task_type(self._path(task))
@@ -123,7 +122,7 @@ class AlfWorld:
     game = self.game(task)
     try:
       played = expert.demonstration(
-        game, seed, explore, self._max_turns, noise, self._shuffle_search
+        game, seed, explore, self.max_turns, noise, self._shuffle_search
       )
     except GameError:  # it does not know the goal, or its engine the domain
       if not game.walkthrough:
@@ -155,10 +154,6 @@ class AlfWorld:
       return used
     return TextworldEngine(game)
 
-  @property
-  def max_turns(self) -> int:
-    return self._max_turns
-
   def _walk(self, task: Task, walkthrough: Sequence[str]) -> list[Demonstrated]:
     """Plays the commands in the world's own engine; [] if they do not win."""
     step, turns = self._walker.reset(task), []
@@ -178,22 +173,7 @@ class AlfWorld:
     return games.read_game(self._path(task))
 
   def _path(self, task: Task) -> Path:
-    paths = self._paths(task.split)
-    if not 0 <= task.index < len(paths):
-      raise UnknownTask(
-        f'{task.split!r} has no game {task.index}: expected an index from 0 to '
-        f'{len(paths) - 1}.'
-      )
-    return paths[task.index]
-
-
-def _range(name: str, value: Sequence[int]) -> tuple[int, ...]:
-  if len(value) != 2 or not all(isinstance(x, int) for x in value):
-    raise BadOptions(
-      f'{name} is {value!r}; expected two whole numbers, (least, most), or () '
-      "for the family's own."
-    )
-  return tuple(value)
+    return pick(self._paths(task.split), task)
 
 
 class AlfWorldEnv:
@@ -205,6 +185,7 @@ class AlfWorldEnv:
     self._running, self._turns = False, 0
 
   def reset(self, task: Task) -> Step:
+    """Starts the episode of `task`; raises UnknownTask if there is none."""
     self._running = False  # an unknown task ends the old episode too
     self._engine = self._world.start(task, self._engine)
     step = self._engine.reset()
@@ -212,6 +193,7 @@ class AlfWorldEnv:
     return step
 
   def step(self, action: str) -> Step:
+    """Plays one action; raises ResetNeeded where no episode runs."""
     if self._engine is None or not self._running:
       raise ResetNeeded('no episode is running: call reset(task) first.')
     step = self._engine.step(action)

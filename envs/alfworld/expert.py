@@ -64,7 +64,7 @@ def read_errand(engine: Engine) -> Errand:
 
 
 class Expert:
-  """Advises the next command in an engine that anybody may play."""
+  """Advises the next command in an engine that others step."""
 
   def __init__(
     self,
@@ -261,10 +261,11 @@ def demonstration(
   Args:
     game: any of the six types.
     seed: with the game's name decides the search and the noise.
-    explore, shuffle: see `Expert`.
+    explore: see `Expert`.
     max_turns: where the episode is cut, in turns.
     noise: probability that a random admissible command is played instead, so
       that the expert shows how to recover.
+    shuffle: see `Expert`.
   """
   rng = random.Random(f'demonstration {game.name} {seed}')
   engine = Engine(game)

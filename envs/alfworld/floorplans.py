@@ -14,7 +14,6 @@ import json
 import runpy
 from collections.abc import Mapping
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any
 
 from envs.base import GameError
@@ -128,29 +127,23 @@ def load_tables() -> Tables:
     if kind not in constants['MOVABLE_RECEPTACLES_SET']
   }
   return Tables(
-    can_contain=MappingProxyType(fixed),
-    abilities=MappingProxyType(
-      {
-        kind.lower(): tuple(sorted(types))
-        for kind, types in constants['VAL_ACTION_OBJECTS'].items()
-      }
-    ),
+    can_contain=fixed,
+    abilities={
+      kind.lower(): tuple(sorted(types))
+      for kind, types in constants['VAL_ACTION_OBJECTS'].items()
+    },
     portable=tuple(sorted({x for objects in fixed.values() for x in objects})),
     openable=tuple(sorted(constants['OPENABLE_CLASS_LIST'])),
     vessels=tuple(sorted(constants['MOVABLE_RECEPTACLES'])),
-    rooms=MappingProxyType(
-      {
-        task: tuple(sorted(rooms))
-        for task, rooms in constants['GOALS_VALID'].items()
-      }
-    ),
-    goals=MappingProxyType(
-      {
-        # '#' stands for the '-' of a typed variable there.
-        task: (entry['pddl'].replace('#', '-'), tuple(entry['templates']))
-        for task, entry in goals.items()
-      }
-    ),
+    rooms={
+      task: tuple(sorted(rooms))
+      for task, rooms in constants['GOALS_VALID'].items()
+    },
+    goals={
+      # '#' stands for the '-' of a typed variable there.
+      task: (entry['pddl'].replace('#', '-'), tuple(entry['templates']))
+      for task, entry in goals.items()
+    },
     train_plans=tuple(sorted(constants['TRAIN_SCENE_NUMBERS'])),
     held_out_plans=tuple(sorted(constants['TEST_SCENE_NUMBERS'])),
   )

@@ -45,20 +45,20 @@ def load_games(
     where the folder or the games are missing.
   """
   folder = _split_folder(root, split)
-  found = sorted(
+  files = sorted(
     (path.relative_to(folder).as_posix(), path)
     for path in folder.glob(f'*/*/{_GAME}')
   )
   games = tuple(
     path
-    for name, path in found
+    for name, path in files
     if not any(word in name for word in _LEFT_OUT)
     and task_type(path) in task_types
     and _solvable(path)
   )
   if not games:
     raise GameError(
-      f'{folder} has {len(found)} game files, but no solvable one of '
+      f'{folder} has {len(files)} game files, but no solvable one of '
       f'{", ".join(task_types)}. {_CURE}'
     )
   return games

@@ -56,15 +56,16 @@ class GameSpec:
       ('num_objects', 1),
       ('num_distractors', 0),
     ):
-      bounds = getattr(self, name)
-      if bounds is None and name == 'num_receptacles':
-        continue
-      low, high = bounds
-      if not least <= low <= high:
-        raise ValueError(
-          f'GameSpec.{name}: got {bounds!r}; expected (least, most) with '
-          f'{least} <= least <= most.'
-        )
+      match getattr(self, name):
+        case None if name == 'num_receptacles':
+          pass
+        case (int(low), int(high)) if least <= low <= high:
+          pass
+        case bounds:
+          raise ValueError(
+            f'GameSpec.{name}: got {bounds!r}; expected (least, most), whole '
+            f'numbers with {least} <= least <= most.'
+          )
 
 
 EASY = GameSpec(
@@ -212,7 +213,7 @@ def _destinations(
   ):
     return {}
   able = tables.abilities[treatment.ability] if treatment else tables.portable
-  found = {}
+  destinations = {}
   for target in set(plan.object_types) & set(able) & set(tables.portable):
     homes = {kind for kind in kinds if target in tables.can_contain[kind]}
     if task_type == LIGHT:
@@ -221,8 +222,8 @@ def _destinations(
       # It starts elsewhere, or the goal would hold before the first turn.
       options = {x for x in homes if len(homes) > 1} - {tool}
     if options:
-      found[target] = tuple(sorted(options))
-  return found
+      destinations[target] = tuple(sorted(options))
+  return destinations
 
 
 def _draw_receptacles(

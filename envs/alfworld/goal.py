@@ -102,6 +102,7 @@ class GoalCheck:
     ]
 
   def __call__(self, facts: Facts) -> bool:
+    """Whether all clauses hold."""
     return all(_holds(atoms, able, facts) for atoms, able in self._clauses)
 
 

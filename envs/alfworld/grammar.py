@@ -175,9 +175,9 @@ class _Compiler:
       position = match.end()
     if len(parts) == 1:
       return parts[0]
-    some = tuple(parts)
+    texts = tuple(parts)
     return lambda scene, binding: ''.join(
-      [part(scene, binding) for part in some]
+      [part(scene, binding) for part in texts]
     )
 
   def _symbol(self, match: re.Match, scope: Mapping[str, str]) -> Text:

@@ -133,8 +133,8 @@ def read_problem(
 
 def _sections(text: str) -> dict[str, str]:
   """Header -> what stands between it and the next header."""
-  found = list(_HEADER.finditer(text))
-  names = [match[1] for match in found]
+  headers = list(_HEADER.finditer(text))
+  names = [match[1] for match in headers]
   for name in names:
     if name not in _SECTIONS:
       raise unsupported(f'section {name} of the problem')
@@ -143,10 +143,10 @@ def _sections(text: str) -> dict[str, str]:
       f'The problem has the sections {" ".join(names) or "(none)"} where '
       f'{" ".join(_SECTIONS)} are needed, in this order: mend the file.'
     )
-  ends = [match.start() for match in found[1:]] + [len(text)]
+  ends = [match.start() for match in headers[1:]] + [len(text)]
   return {
     match[1]: text[match.end() : end]
-    for match, end in zip(found, ends, strict=True)
+    for match, end in zip(headers, ends, strict=True)
   }
 
 

@@ -23,10 +23,11 @@ import grpc
 from envs import inline
 from envs.base import EnvError, ResetNeeded, ServerError, Step, Task
 from envs.serving import identity, protocol, server
-from envs.serving.fleet import NAP, Fleet
-from envs.serving.remote import Credentials, Remote, describe, is_busy, is_final
+from envs.serving.fleet import NAP, Credentials, Fleet, Remote, describe
 
 _LOOK = 1.0  # seconds until a caller that waits is asked whether it still does
+# Every server would refuse this request.
+_FINAL = (grpc.StatusCode.INVALID_ARGUMENT, grpc.StatusCode.OUT_OF_RANGE)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,10 +57,45 @@ class _Episode:
 
   task: Task | None = None
   actions: list[str] = dataclasses.field(default_factory=list)
-  made: int = 0  # requests, over all episodes of the environment
-  answered: int = 0  # the last of them that was
-  seen: Step | EnvError | None = None  # its answer
+  turn: int = 0  # requests, over all episodes of the environment
+  answered: int = 0  # the last turn that was answered
+  answer: Step | EnvError | None = None  # to that turn
   server: Remote | None = None  # where the episode is
+
+  def note(self, request: Task | str) -> None:
+    """Writes a request down before it is sent: nothing can be lost after."""
+    self.turn += 1
+    if isinstance(request, str):
+      self.actions.append(request)
+    else:
+      self.task, self.actions = request, []
+      self.server = None  # a fresh start goes where the environment belongs
+
+  def message(self, server: Remote) -> protocol.Request:
+    """What `server` has to be sent next, to come to the current turn."""
+    assert self.task is not None
+    if not self.actions:
+      return protocol.Episode(self.turn, self.task)
+    # A call that was interrupted leaves a move without an answer.
+    if self.server is server and self.answered == self.turn - 1:
+      return protocol.Move(self.turn, self.actions[-1])
+    # First up to the turn before, to check that it is the same there.
+    return protocol.Episode(self.turn - 1, self.task, tuple(self.actions[:-1]))
+
+  def check_rebuilt(self, server: Remote, answer: Step | EnvError) -> None:
+    """Raises ServerError where the turn before is not as it was elsewhere."""
+    before = self.answer
+    alike = answer == before or (
+      isinstance(answer, EnvError)
+      and type(answer) is type(before)
+      and str(answer) == str(before)
+    )
+    if self.answered == self.turn - 1 and not alike:
+      raise ServerError(
+        f'{server.address} plays {self.task} otherwise: after the '
+        f'same actions it answers {answer!r}, expected {before!r}. Do all '
+        'servers read the same data, and is the world deterministic?'
+      )
 
 
 def read_credentials(token_file: str, ca_file: str) -> Credentials:
@@ -106,14 +142,9 @@ class GrpcClient:
     self._episodes: dict[int, _Episode] = collections.defaultdict(_Episode)
     self._counts, self._lock = Counts(), threading.Lock()
     self._closed = False
-    expected = protocol.Identity(
-      world,
-      identity.canonical(world, options),
-      identity.code_version(world),
-      data='',
-    )
     self._fleet = Fleet(
-      [Remote(each, credentials) for each in addresses], expected
+      [Remote(each, credentials) for each in addresses],
+      identity.identify(world, options),
     )
     try:
       self._fleet.await_all(min(timeout, patience), check)
@@ -123,6 +154,7 @@ class GrpcClient:
 
   @property
   def counts(self) -> Counts:
+    """What happened so far."""
     return self._counts
 
   def __call__(self, requests: Mapping[int, Task | str]) -> dict[int, Step]:
@@ -135,98 +167,69 @@ class GrpcClient:
     if self._closed:
       raise ServerError('this client is closed; make a new GrpcClient.')
     answers: dict[int, Step | EnvError] = {}
-    pending: dict[int, Task | str] = {}
     for env_id, request in requests.items():
-      if isinstance(request, str) and self._episodes[env_id].task is None:
+      episode = self._episodes[env_id]
+      if isinstance(request, str) and episode.task is None:
         answers[env_id] = ResetNeeded(
           'no episode is running: call reset(task) first.'
         )
       else:
-        pending[env_id] = request
-        self._note(env_id, request)
-    self._play(pending, answers)
-    return inline.steps(requests, answers)
-
-  def _note(self, env_id: int, request: Task | str) -> None:
-    """Writes a request down before it is sent: nothing can be lost after."""
-    episode = self._episodes[env_id]
-    episode.made += 1
-    if isinstance(request, str):
-      episode.actions.append(request)
-    else:
-      episode.task, episode.actions = request, []
-      episode.server = None  # a fresh start goes where the environment belongs
-
-  def _play(
-    self,
-    pending: dict[int, Task | str],
-    answers: dict[int, Step | EnvError],
-  ) -> None:
-    """Moves answers in, whatever happens to servers in between."""
-    first_fault = None
-    while pending:
+        episode.note(request)
+    first_fault = None  # monotonic seconds
+    while pending := [i for i in requests if i not in answers]:
+      if first_fault and time.monotonic() - first_fault > self._patience:
+        raise self._fleet.lost(f'for {self._patience:.0f} s')
       self._check()
       if returned := self._fleet.look():
         self._count(returned=returned)
-      moved, calm = self._round(pending, answers)
+      arrived, calm = self._round(pending, answers)
       if not calm and first_fault is None:
         first_fault = time.monotonic()
-      if first_fault is None:
-        continue
-      if pending and time.monotonic() - first_fault > self._patience:
-        raise self._fleet.lost(f'for {self._patience:.0f} s')
-      if not moved:
+      if not arrived:
         time.sleep(NAP)
-    if first_fault is not None:
+    if first_fault:
       self._count(lost_s=time.monotonic() - first_fault)
+    return inline.steps(requests, answers)
 
   def _round(
-    self,
-    pending: dict[int, Task | str],
-    answers: dict[int, Step | EnvError],
+    self, pending: Sequence[int], answers: dict[int, Step | EnvError]
   ) -> tuple[bool, bool]:
-    """Sends each pending environment its next message and takes what comes.
+    """Sends each pending environment its next message; adds to `answers`.
 
-    Returns: whether anything was answered, and whether all of it was.
+    Returns: whether any server answered, and whether all of it was answered.
     """
-    shares: dict[Remote, dict[int, protocol.Move | protocol.Episode]] = (
-      collections.defaultdict(dict)
+    shares: dict[Remote, dict[int, protocol.Request]] = collections.defaultdict(
+      dict
     )
     for env_id in pending:
-      server = self._fleet.choose(env_id, self._episodes[env_id].server)
+      episode = self._episodes[env_id]
+      server = self._fleet.choose(env_id, episode.server)
       if server is not None:
-        shares[server][env_id] = self._message(env_id, server)
+        shares[server][env_id] = episode.message(server)
     sent = [(s, share, self._send(s, share)) for s, share in shares.items()]
-    calm, moved = bool(shares), False
+    calm, arrived = bool(shares), False
     for server, share, call in sent:
-      found = self._receive(server, call)
-      if found is None:
+      received = self._receive(server, call)
+      if received is None:
         calm = False
         continue
-      moved = True
+      arrived = True
       for env_id, request in share.items():
-        answer = found.get(env_id)
-        calm &= answer is not None
-        self._take(env_id, server, request, answer, pending, answers)
-    return moved, calm
-
-  def _message(
-    self, env_id: int, server: Remote
-  ) -> protocol.Move | protocol.Episode:
-    episode = self._episodes[env_id]
-    assert episode.task is not None
-    if not episode.actions:
-      return protocol.Episode(episode.made, episode.task)
-    # A call that was interrupted leaves a move without an answer.
-    if episode.server is server and episode.answered == episode.made - 1:
-      return protocol.Move(episode.made, episode.actions[-1])
-    # First as far as it had come, to see that it is the same there.
-    return protocol.Episode(
-      episode.made - 1, episode.task, tuple(episode.actions[:-1])
-    )
+        answer, episode = received.get(env_id), self._episodes[env_id]
+        if answer is None:  # it was restarted: the episode is not there
+          episode.server, calm = None, False
+          continue
+        if request.turn < episode.turn:  # rebuilt; its move comes next
+          episode.check_rebuilt(server, answer)
+          self._count(rebuilds=1, replayed=len(episode.actions) - 1)
+        else:
+          answers[env_id] = answer
+        episode.answered, episode.answer = request.turn, answer
+        episode.server = server
+    return arrived, calm
 
   def _send(
-    self, server: Remote, share: dict[int, protocol.Move | protocol.Episode]
+    self, server: Remote, share: dict[int, protocol.Request]
   ) -> grpc.Future:
     play = protocol.Play(self._session, self._fleet.expected, share)
     return server.send('Play', protocol.encode(play), self._timeout)
@@ -238,9 +241,9 @@ class GrpcClient:
     try:
       return protocol.decode_answers(self._result(call))
     except grpc.RpcError as error:
-      if is_final(error):
+      if error.code() in _FINAL:
         raise ServerError(f'{server.address}: {describe(error)}') from error
-      if is_busy(error):
+      if error.code() is grpc.StatusCode.RESOURCE_EXHAUSTED:
         self._count(busy=1)
         return None
       reason = describe(error)
@@ -256,46 +259,6 @@ class GrpcClient:
         return call.result(timeout=_LOOK)
       except grpc.FutureTimeoutError:
         self._check()
-
-  def _take(
-    self,
-    env_id: int,
-    server: Remote,
-    request: protocol.Move | protocol.Episode,
-    answer: protocol.Answer,
-    pending: dict[int, Task | str],
-    answers: dict[int, Step | EnvError],
-  ) -> None:
-    """Writes down what a server answered for an environment."""
-    episode = self._episodes[env_id]
-    if answer is None:  # it was restarted: the episode is not there
-      episode.server = None
-      return
-    if request.turn < episode.made:  # rebuilt; its move comes next
-      self._check_rebuilt(env_id, server, answer)
-      self._count(rebuilds=1, replayed=len(episode.actions) - 1)
-    else:
-      answers[env_id] = answer
-      del pending[env_id]
-    episode.answered, episode.seen = request.turn, answer
-    episode.server = server
-
-  def _check_rebuilt(
-    self, env_id: int, server: Remote, answer: Step | EnvError
-  ) -> None:
-    episode = self._episodes[env_id]
-    seen = episode.seen
-    alike = answer == seen or (
-      isinstance(answer, EnvError)
-      and type(answer) is type(seen)
-      and str(answer) == str(seen)
-    )
-    if episode.answered == episode.made - 1 and not alike:
-      raise ServerError(
-        f'{server.address} plays {episode.task} otherwise: after the '
-        f'same actions it answers {answer!r}, expected {seen!r}. Do all '
-        'servers read the same data, and is the world deterministic?'
-      )
 
   def _count(self, **added: float) -> None:
     with self._lock:

@@ -16,7 +16,7 @@ from collections.abc import Callable, Mapping
 
 from envs.base import EnvError, Step, Task, TextEnv
 from envs.inline import Environments
-from envs.serving.protocol import Answer, Episode, Move
+from envs.serving.protocol import Answer, Episode, Request
 
 
 @dataclasses.dataclass
@@ -45,7 +45,7 @@ class Episodes:
     )
 
   def play(
-    self, session: str, requests: Mapping[int, Move | Episode]
+    self, session: str, requests: Mapping[int, Request]
   ) -> dict[int, Answer]:
     """Plays what was not played yet; None where the episode is not here."""
     if session not in self._sessions:
@@ -61,7 +61,7 @@ class Episodes:
     self._sessions.pop(session, None)
 
 
-def _play(place: _Session, env_id: int, request: Move | Episode) -> Answer:
+def _play(place: _Session, env_id: int, request: Request) -> Answer:
   turn, answer = place.last.get(env_id, (None, None))
   if turn == request.turn:
     return answer

@@ -1,4 +1,4 @@
-"""What a world is, in a few hashes: do two programs play the same?"""
+"""What a world is, in a few hashes: whether two programs play the same."""
 
 from __future__ import annotations
 
@@ -11,17 +11,31 @@ from typing import Any
 
 from envs import registry
 from envs.base import EnvError, Task
+from envs.serving.protocol import Identity
 from envs.world import World
 
 _SPLITS = ('train', 'valid', 'valid_seen', 'valid_unseen', 'test')
 
 
-def canonical(world: str, options: Mapping[str, Any]) -> str:
-  """All options of a world as JSON, defaults included."""
-  return json.dumps(registry.arguments(world, options), sort_keys=True)
+def identify(
+  name: str, options: Mapping[str, Any], world: World | None = None
+) -> Identity:
+  """Returns the identity of a world with all its options, defaults included.
+
+  Args:
+    name: in the registry.
+    options: as JSON values.
+    world: made with them; without it, the identity has no hash of data.
+  """
+  return Identity(
+    name,
+    json.dumps(registry.arguments(name, options), sort_keys=True),
+    _code_version(name),
+    data_hash(world) if world else '',
+  )
 
 
-def code_version(world: str) -> str:
+def _code_version(world: str) -> str:
   """Hash of the sources of `envs`, and of the world's own where it is apart.
 
   Worlds are deterministic only given their code: an episode that is continued
@@ -43,18 +57,21 @@ def data_hash(world: World) -> str:
 
   Raises: EnvError where no split can be played.
   """
-  env, seen, errors = world.make_env(), [], []
+  env, samples, errors = world.make_env(), [], []
   for split in _SPLITS:
     try:
       size = world.num_tasks(split)
       indices = (0, 1, 2) if size is None else (0, size // 2, size - 1)
-      seen += [repr(size), *(repr(env.reset(Task(split, i))) for i in indices)]
+      samples += [
+        repr(size),
+        *(repr(env.reset(Task(split, i))) for i in indices),
+      ]
     except EnvError as error:  # most worlds lack some of these splits
-      seen.append(type(error).__name__)
+      samples.append(type(error).__name__)
       errors.append(error)
   if len(errors) == len(_SPLITS):
     raise errors[0]
-  return _digest(seen)
+  return _digest(samples)
 
 
 def _digest(value: Any) -> str:

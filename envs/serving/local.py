@@ -13,7 +13,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Self
 
 from envs.base import ServerError
@@ -44,7 +44,9 @@ def open_client(
     world: its name in the registry.
     options: its options, as JSON values.
     count: processes; as many as there are spare cores.
-    timeout, patience, check: see `GrpcClient`.
+    timeout: see `GrpcClient`.
+    patience: see `GrpcClient`.
+    check: see `GrpcClient`; also called while servers start.
 
   Raises: ServerError where a server does not start.
   """
@@ -53,9 +55,7 @@ def open_client(
   token = secrets.token_hex()
   with contextlib.ExitStack() as stack:
     servers = [
-      stack.enter_context(
-        LocalServer(world, options, token=token, stderr=subprocess.PIPE)
-      )
+      stack.enter_context(LocalServer(world, options, token))
       for _ in range(count)
     ]
     addresses = [server.ready(check) for server in servers]
@@ -96,23 +96,16 @@ class LocalServer:
     self,
     world: str,
     options: Mapping[str, Any],
-    arguments: Sequence[str] = (),
-    *,
     token: str = '',
-    stderr: int | None = None,
   ):
     """Starts a server at a free port of loopback; `ready` waits for it.
 
     Args:
       world: its name in the registry.
       options: its options, as JSON values.
-      arguments: further ones of `envs.serve`.
       token: what clients have to know; '' asks for nothing.
-      stderr: `subprocess.PIPE` keeps its last lines for error texts; None
-        shares this process's.
     """
-    self._command = [*command(world, options), *arguments]
-    self._token, self._stderr = token, stderr
+    self._command, self._token = command(world, options), token
     self._port, self._restarts = 0, 0
     self._lock = threading.Lock()
     self._start()
@@ -172,8 +165,7 @@ class LocalServer:
   def kill(self) -> None:
     """SIGKILL, as when its machine is taken away."""
     self.process.kill()
-    self.process.wait()
-    self._reader.join(1)
+    self._await_end()
     for pipe in (self.process.stdin, self.process.stdout, self.process.stderr):
       if pipe is not None:
         pipe.close()
@@ -182,9 +174,16 @@ class LocalServer:
     """Ends it; kills it where it hangs. Harmless when done twice."""
     assert self.process.stdin is not None
     self.process.stdin.close()
+    self._await_end()
+    self.kill()
+
+  def _await_end(self) -> None:
+    """Waits until it and its output have ended; kills it where it hangs."""
     with contextlib.suppress(subprocess.TimeoutExpired):
       self.process.wait(_STOP)
-    self.kill()
+    self.process.kill()
+    self.process.wait()
+    self._reader.join(1)
 
   def _start(self) -> None:
     root = str(pathlib.Path(__file__).resolve().parents[2])
@@ -202,7 +201,7 @@ class LocalServer:
         [*self._command, *arguments],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
-        stderr=self._stderr,
+        stderr=subprocess.PIPE,
         encoding='utf-8',
         errors='replace',
         env={**os.environ, 'PYTHONPATH': os.pathsep.join(path)},
@@ -215,17 +214,13 @@ class LocalServer:
     )
     # A server whose stderr is not read stops when the pipe is full.
     self._reader = threading.Thread(
-      target=self._lines.extend, args=(self.process.stderr or (),), daemon=True
+      target=self._lines.extend, args=(self.process.stderr,), daemon=True
     )
     self._reader.start()
 
   def _story(self) -> str:
     """How it ended; killed where it has not."""
-    with contextlib.suppress(subprocess.TimeoutExpired):
-      self.process.wait(_STOP)
-    self.process.kill()
-    self.process.wait()
-    self._reader.join(1)
+    self._await_end()
     return (
       f'{self._command} ended with exit code {self.process.returncode}; its '
       f'last lines on stderr:\n{"".join(self._lines) or "(nothing)"}'

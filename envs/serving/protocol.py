@@ -13,7 +13,7 @@ bytes (`surrogatepass`) and msgspec converts and checks what they hold.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, Any, Self, TypeVar
+from typing import Annotated, Any, Self
 
 import msgpack
 import msgspec
@@ -26,7 +26,6 @@ MAX_ENVS = 4096  # environments of a message
 
 EnvId = Annotated[int, msgspec.Meta(ge=0)]
 Turn = Annotated[int, msgspec.Meta(ge=0, lt=2**62)]
-T = TypeVar('T')
 
 
 class WireError(ServerError):
@@ -43,7 +42,12 @@ class Record(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
   @classmethod
   def decode(cls, data: bytes) -> Self:
     """Reads a message that holds such a record; raises WireError."""
-    return _converted(_unpack(data), cls)
+    try:
+      return msgspec.convert(_unpack(data), cls)
+    except msgspec.ValidationError as error:
+      raise WireError(
+        f'not a message of kind {cls.__name__}: {_short(str(error))}'
+      ) from None
 
 
 class Piece(Record, frozen=True, array_like=True, tag=True):
@@ -66,6 +70,9 @@ class Episode(Piece, frozen=True):
   turn: Turn
   task: Task
   actions: tuple[str, ...] = ()
+
+
+Request = Move | Episode
 
 
 class Outcome(Piece, frozen=True):
@@ -118,9 +125,7 @@ class Play(Record, frozen=True):
 
   session: str
   identity: Identity
-  envs: Annotated[
-    dict[EnvId, Move | Episode], msgspec.Meta(max_length=MAX_ENVS)
-  ]
+  envs: Annotated[dict[EnvId, Request], msgspec.Meta(max_length=MAX_ENVS)]
 
 
 # None: the server does not have the episode at that turn. Send it whole.
@@ -163,10 +168,12 @@ def encode(record: Record) -> bytes:
 
 
 def encode_answers(answers: Mapping[int, Answer]) -> bytes:
+  """Returns the message that holds answers by environment number."""
   return encode(Answers({i: _packed(a) for i, a in answers.items()}))
 
 
 def decode_answers(data: bytes) -> dict[int, Answer]:
+  """Reads answers by environment number; raises WireError."""
   answers = Answers.decode(data).envs
   return {i: _unpacked(answer) for i, answer in answers.items()}
 
@@ -231,15 +238,6 @@ def _unpack(data: bytes) -> dict[str, Any]:
       'run the same version on both sides.'
     )
   return message
-
-
-def _converted(message: dict[str, Any], kind: type[T]) -> T:
-  try:
-    return msgspec.convert(message, kind)
-  except msgspec.ValidationError as error:
-    raise WireError(
-      f'not a message of kind {kind.__name__}: {_short(str(error))}'
-    ) from None
 
 
 def _short(value: object) -> str:

@@ -40,9 +40,13 @@ HEALTH = 'grpc.health.v1.Health'
 # google.protobuf's bytes of HealthCheckResponse(status=SERVING).
 SERVING = b'\x08\x01'
 
-OPTIONS = (
+# Of both sides; a message that is too large is then refused by `protocol`.
+SIZES = (
   ('grpc.max_receive_message_length', protocol.MAX_BYTES + 1024),
   ('grpc.max_send_message_length', protocol.MAX_BYTES + 1024),
+)
+_OPTIONS = (
+  *SIZES,
   ('grpc.so_reuseport', 0),  # a port that is taken is an error
   # Clients ask every few seconds whether a silent connection is alive.
   ('grpc.http2.min_ping_interval_without_data_ms', 1000),
@@ -141,7 +145,7 @@ def start(
   # Threads to spare, so that a refusal and a health check never wait.
   threads = concurrent.futures.ThreadPoolExecutor(max_requests + 4, 'serving')
   server = grpc.server(
-    threads, interceptors=[_TokenCheck(access.token)], options=OPTIONS
+    threads, interceptors=[_TokenCheck(access.token)], options=_OPTIONS
   )
   server.add_generic_rpc_handlers(
     (
@@ -186,7 +190,7 @@ class _Service:
     self._episodes, self._identity = episodes, identity
     self._max = max_requests
     self._free = threading.BoundedSemaphore(max_requests)
-    self._lock = threading.Lock()  # worlds need not bear threads
+    self._lock = threading.Lock()  # worlds need not be thread-safe
     self._since: float | None = None  # monotonic seconds; of what is in work
 
   def hello(self, data: bytes, context: grpc.ServicerContext) -> bytes:
@@ -281,8 +285,8 @@ class _TokenCheck(grpc.ServerInterceptor):
     self._refuse = _unread(_refuse)
 
   def intercept_service(self, continuation, handler_call_details):  # type: ignore[no-untyped-def]
-    given = dict(handler_call_details.invocation_metadata or ())
-    token = str(given.get('authorization', ''))
+    metadata = dict(handler_call_details.invocation_metadata or ())
+    token = str(metadata.get('authorization', ''))
     is_health = handler_call_details.method.startswith(f'/{HEALTH}/')
     known = hmac.compare_digest(token.encode(), self._expected.encode())
     if self._expected and not known and not is_health:

@@ -93,14 +93,14 @@ _ASCII_WORD = re.compile(
 def words(text: str) -> list[str]:
   """Splits lower-case text into words."""
   pattern = _ASCII_WORD if text.isascii() else _WORD
-  found, start = [], 0
+  result, start = [], 0
   while match := pattern.search(text, start):
     if match.end() - match.start() > _LONGEST:
       begin = match.start()
       match = pattern.match(text, begin, begin + _LONGEST) or match
-    found.append(match.group())
+    result.append(match.group())
     start = match.end()
-  return found
+  return result
 
 
 @functools.lru_cache(maxsize=2**16)
@@ -115,5 +115,5 @@ def analyze(text: str) -> list[str]:
   """Returns the index terms of a text, in order."""
   # No word goes on over a space, so that each piece may be plain ASCII.
   pieces = text.lower().split()
-  found = [term(word) for piece in pieces for word in words(piece)]
-  return [x for x in found if x]
+  terms = [term(word) for piece in pieces for word in words(piece)]
+  return [x for x in terms if x]

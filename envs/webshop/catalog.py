@@ -36,20 +36,6 @@ class HumanGoal(NamedTuple):
   options: tuple[str, ...]
 
 
-class About(NamedTuple):
-  """What the attributes file says of a product.
-
-  Attributes:
-    attributes: mined from its texts.
-    instruction: a synthetic one, '' where there is none.
-    named: the attributes that the instruction names.
-  """
-
-  attributes: tuple[str, ...]
-  instruction: str
-  named: tuple[str, ...]
-
-
 class Product(NamedTuple):
   """One product as the shop shows it.
 
@@ -85,6 +71,7 @@ class Product(NamedTuple):
 
   @property
   def price_tag(self) -> str:
+    """The price as pages show it."""
     return ' to '.join(f'${price}' for price in self.prices)
 
 
@@ -114,7 +101,7 @@ def read_products(
   """
   known = read_object(attributes)
   written = read_object(human) if human else {}
-  seen: set[str] = set()
+  asins: set[str] = set()
   for number, raw in enumerate(read_array(products)):
     if number == limit:
       break
@@ -123,18 +110,18 @@ def read_products(
     where += f' ({asin})'
     if asin == 'nan' or len(asin) > _LONGEST_ID:
       continue
-    if asin in seen:
+    if asin in asins:
       if skip_duplicates:
         continue
       raise CatalogError(
         f'{where}: this id is there twice; remove one, or set skip_duplicates '
         'to keep the first, as WebShop does.'
       )
-    seen.add(asin)
+    asins.add(asin)
     about = parse_about(known.get(asin), f'{attributes}: product {asin}')
     people = _human_goals(written.get(asin, []), f'{human}: product {asin}')
     yield parse_product(raw, about, people, where)
-  if not seen:
+  if not asins:
     raise CatalogError(
       f'{products}: it holds no product; expected a list of objects, as in '
       "WebShop's items_shuffle_1000.json."
@@ -142,9 +129,19 @@ def read_products(
 
 
 def parse_product(
-  raw: Mapping[str, Any], about: About, human: tuple[HumanGoal, ...], where: str
+  raw: Mapping[str, Any],
+  about: Mapping[str, Any],
+  human: tuple[HumanGoal, ...],
+  where: str,
 ) -> Product:
-  """Builds a product from its entries; `where` names the first in errors."""
+  """Builds a product.
+
+  Args:
+    raw: its entry in the products file.
+    about: see `parse_about`.
+    human: what people ask for.
+    where: names `raw` in errors.
+  """
   bullets = _given(raw, 'small_description', where)
   if isinstance(bullets, str):
     bullets = [bullets]
@@ -163,42 +160,51 @@ def parse_product(
     category=_field(raw, 'category', str, where),
     query=_field(raw, 'query', str, where).lower().strip(),
     product_category=_field(raw, 'product_category', str, where),
-    attributes=about.attributes,
-    instruction=about.instruction,
-    instruction_attributes=about.named,
     human=human,
+    **about,
   )
 
 
-def parse_about(given: Any, where: str) -> About:
-  """Reads an entry of the attributes file; `where` names it in errors."""
-  if not isinstance(given, dict):
+def parse_about(entry: Any, where: str) -> dict[str, Any]:
+  """Reads an entry of the attributes file; `where` names it in errors.
+
+  Returns: the fields of `Product` that come from there.
+  """
+  if not isinstance(entry, dict):
     raise CatalogError(
-      f'{where}: got {short(given)}, expected an object with attributes; '
+      f'{where}: got {short(entry)}, expected an object with attributes; '
       'do the two files belong together?'
     )
-  about = {'attributes': ['DUMMY_ATTR'], **given}  # WebShop's own stand-in
+  about = {'attributes': ['DUMMY_ATTR'], **entry}  # WebShop's own stand-in
   attributes = _texts(about, 'attributes', where)
   if not about.get('instruction'):
-    return About(attributes, '', ())
+    return {
+      'attributes': attributes,
+      'instruction': '',
+      'instruction_attributes': (),
+    }
   named = _texts(about, 'instruction_attributes', where)
   if not named:
     raise CatalogError(
       f'{where}: its instruction names no attribute; expected a list of at '
       'least one in instruction_attributes.'
     )
-  return About(attributes, _field(about, 'instruction', str, where), named)
+  return {
+    'attributes': attributes,
+    'instruction': _field(about, 'instruction', str, where),
+    'instruction_attributes': named,
+  }
 
 
 def _options(raw: Mapping[str, Any], where: str) -> dict[str, tuple[str, ...]]:
   """Option name -> values; '/' between spaces, all lower case, as WebShop."""
   options = {}
-  given = _given(raw, 'customization_options', where) or {}
-  if not isinstance(given, dict):
+  entry = _given(raw, 'customization_options', where) or {}
+  if not isinstance(entry, dict):
     raise CatalogError(
-      f'{where}: customization_options is {short(given)}; expected an object.'
+      f'{where}: customization_options is {short(entry)}; expected an object.'
     )
-  for name, values in given.items():
+  for name, values in entry.items():
     if values is None:
       continue
     if not isinstance(values, list):
@@ -230,17 +236,17 @@ def _prices(pricing: Any, where: str) -> tuple[float, ...]:
   return tuple(prices[:2])
 
 
-def _human_goals(given: Any, where: str) -> tuple[HumanGoal, ...]:
+def _human_goals(entries: Any, where: str) -> tuple[HumanGoal, ...]:
   """Instructions that name an attribute; WebShop leaves the others out."""
-  if not isinstance(given, list):
-    raise CatalogError(f'{where}: got {short(given)}, expected a list.')
+  if not isinstance(entries, list):
+    raise CatalogError(f'{where}: got {short(entries)}, expected a list.')
   return tuple(
     HumanGoal(
       _field(one, 'instruction', str, where),
       _texts(one, 'instruction_attributes', where),
       _texts(one, 'instruction_options', where),
     )
-    for one in given
+    for one in entries
     if _texts(one, 'instruction_attributes', where)
   )
 

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING
 
 from envs import options
 from envs.agent import Template
-from envs.base import BadOptions, ResetNeeded, Step, Task, UnknownTask
+from envs.base import BadOptions, ResetNeeded, Step, Task, UnknownTask, pick
+from envs.webshop.nouns import NOUNS, make_nouns
 from envs.webshop.prompts import TEMPLATES
 from envs.webshop.queries import queries as queries_of
 from envs.world import Cache, DataPath, Demonstrated
@@ -24,7 +25,6 @@ if TYPE_CHECKING:  # numpy is loaded with the shop: other worlds do without
 DATA = ('generated', 'files')
 FAMILIES = ('full', 'easy')
 REWARDS = ('webshop', 'corrected')
-NOUNS = ('auto', 'spacy', 'rules')
 QUERIES = ('free', 'offered')
 NUM_TEST = 500  # the first goals of the shuffle; the others are for training
 QUERY = 'search[<your query>]'  # stands for every search
@@ -101,14 +101,13 @@ class WebShop:
     self._skip_duplicates = skip_duplicates
     self._catalog_seed, self._goal_seed = catalog_seed, goal_seed
     self._human = bool(human)
-    self._max_turns, self._reward, self._nouns = max_turns, reward, nouns
+    self.max_turns, self._reward, self._nouns = max_turns, reward, nouns
     self._per_page, self._queries = per_page, queries
     self._cache = cache
 
   @functools.cached_property
   def shop(self) -> Shop:
     """The shop; made when it is first asked for."""
-    from envs.webshop.nouns import make_nouns
     from envs.webshop.reward import OPTION_HITS
     from envs.webshop.shop import Shop
 
@@ -121,17 +120,16 @@ class WebShop:
       )
     return shop
 
-  @property
-  def max_turns(self) -> int:
-    return self._max_turns
-
   def make_env(self) -> WebShopEnv:
+    """Returns a fresh environment."""
     return WebShopEnv(self)
 
   def num_tasks(self, split: str) -> int:
+    """Returns the size of a split; raises UnknownTask without it."""
     return len(self._places(split))
 
   def kind(self, task: Task) -> str:
+    """Returns the section of the product that is asked for."""
     return self.shop.goal(self.place(task)).category
 
   def demonstrate(
@@ -161,13 +159,7 @@ class WebShop:
 
   def place(self, task: Task) -> int:
     """Returns where a task's goal is in the shuffle; raises UnknownTask."""
-    places = self._places(task.split)
-    if not 0 <= task.index < len(places):
-      raise UnknownTask(
-        f'{task.split!r} has no goal {task.index}: expected an index from 0 to '
-        f'{len(places) - 1}.'
-      )
-    return places[task.index]
+    return pick(self._places(task.split), task)
 
   def _places(self, split: str) -> range:
     splits = {
@@ -234,6 +226,7 @@ class WebShopEnv:
     return self._session
 
   def reset(self, task: Task) -> Step:
+    """Starts the episode of `task`; raises UnknownTask if there is none."""
     from envs.webshop import session
 
     self._session = None  # an unknown task ends the old episode too
@@ -242,6 +235,7 @@ class WebShopEnv:
     return self._step(self._session)
 
   def step(self, action: str) -> Step:
+    """Plays one action; raises ResetNeeded where no episode runs."""
     from envs.webshop import session
 
     self._session = session.act(self._world.shop, self.session, action)

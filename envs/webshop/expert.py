@@ -15,7 +15,8 @@ from envs.webshop.catalog import Product
 from envs.webshop.fuzzy import token_set_ratio
 from envs.webshop.goals import Goal
 from envs.webshop.queries import queries
-from envs.webshop.session import Session, Shelves
+from envs.webshop.session import Session
+from envs.webshop.shop import Shop
 
 _ALIKE = 85  # of 100, as in the reward
 
@@ -24,7 +25,7 @@ class Expert:
   """Advises one episode, from whatever state it has come to."""
 
   def __init__(
-    self, shop: Shelves, goal: Goal, rng: random.Random, explore: float = 0.0
+    self, shop: Shop, goal: Goal, rng: random.Random, explore: float = 0.0
   ):
     """Takes the shop and the goal.
 
@@ -60,11 +61,12 @@ class Expert:
   @functools.cached_property
   def _query(self) -> str:
     """The first query that finds what is worth all; else the product itself."""
-    found = queries(self._goal.instruction)
-    for query in found:
+    candidates = queries(self._goal.instruction)
+    for query in candidates:
       if self._is_sure(query):
         return query
-    return next((x for x in found if self._target(x) is not None), found[0])
+    able = (x for x in candidates if self._target(x) is not None)
+    return next(able, candidates[0])
 
   def _follow(self, state: Session) -> str:
     """What to click on a page of results."""
@@ -102,8 +104,8 @@ class Expert:
     return target is not None and self._worth(target) == 1
 
   def _is_tempting(self, row: int) -> bool:
-    found = self._shop.judge(row, {}, self._goal)
-    right = found.attributes == found.type_factor == 1 and found.price
+    reward = self._shop.judge(row, {}, self._goal)
+    right = reward.attributes == reward.type_factor == 1 and reward.price
     return right and self._rng.random() < self._explore
 
   def _best_total(self, row: int) -> float:
@@ -114,11 +116,11 @@ class Expert:
 def picks(product: Product, goal: Goal) -> list[str]:
   """The values to choose for a goal's options, where a product has them."""
   offered = [value for values in product.options.values() for value in values]
-  found = []
+  chosen = []
   for option in goal.options:
     wanted = option if isinstance(option, str) else option[1]
     alike = {x: token_set_ratio(x, wanted) for x in offered}
     best = max(alike, key=lambda x: (x == wanted, alike[x]), default='')
     if best and alike[best] > _ALIKE:
-      found.append(best)
-  return found
+      chosen.append(best)
+  return chosen

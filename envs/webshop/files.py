@@ -29,12 +29,12 @@ def read_object(path: Path) -> dict[str, Any]:
   """Returns the JSON object in a file; raises CatalogError."""
 
   def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found: dict[str, Any] = {}
+    result: dict[str, Any] = {}
     for name, value in pairs:
-      if name in found:
+      if name in result:
         raise CatalogError(f'{path}: {name!r} is there twice; remove one.')
-      found[name] = value
-    return found
+      result[name] = value
+    return result
 
   try:
     text = path.read_text(encoding='utf-8-sig')

@@ -120,9 +120,9 @@ class Family(NamedTuple):
     attributes: (least, most) that a product has.
     values: (least, most) that it offers of an option, where there are so many.
     in_title: how many attributes a title names; the other texts name all.
-    asin: an id; slot {index}.
-    instruction: what is asked for, before its options; slots {named}
-      (attributes) and {query}.
+    asin: an id; may use {index}.
+    instruction: what is asked for, before its options; may use
+      {named} (attributes) and {query}.
   """
 
   kinds: tuple[_Kind, ...]
@@ -163,9 +163,9 @@ def generate_products(
 ) -> Iterator[Product]:
   """Yields the products of a generated catalogue, through WebShop's format."""
   for index in range(num_products):
-    raw, given = generate_entry(index, seed, family)
+    raw, about = generate_entry(index, seed, family)
     where = f'generated product {index}'
-    yield parse_product(raw, parse_about(given, where), (), where)
+    yield parse_product(raw, parse_about(about, where), (), where)
 
 
 def generate_entry(

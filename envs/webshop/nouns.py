@@ -12,9 +12,12 @@ import importlib.util
 import re
 from collections.abc import Callable
 
+from envs import options
 from envs.base import BadOptions
 
 Nouns = Callable[[str], list[str]]
+
+NOUNS = ('auto', 'spacy', 'rules')
 
 MODEL = 'en_core_web_sm'
 _TOKEN = re.compile(r'\w+|[^\w\s]')
@@ -67,16 +70,13 @@ def spacy_nouns(model: str = MODEL) -> Nouns:
 
 def make_nouns(name: str) -> Nouns:
   """Returns a tagger by name: 'spacy', 'rules', or 'auto' for what is there."""
-  found = importlib.util.find_spec(MODEL) is not None
-  if name == 'rules' or (name == 'auto' and not found):
+  options.one_of(NOUNS, nouns=name)
+  installed = importlib.util.find_spec(MODEL) is not None
+  if name == 'rules' or (name == 'auto' and not installed):
     return rule_nouns
-  if name == 'auto' or (name == 'spacy' and found):
-    return spacy_nouns()
-  if name == 'spacy':
+  if not installed:
     raise BadOptions(
       f'nouns is {name!r}, but {MODEL} is not installed: python -m spacy '
       f"download {MODEL}, or take 'rules'."
     )
-  raise BadOptions(
-    f"nouns is {name!r}; expected one of ('auto', 'spacy', 'rules')."
-  )
+  return spacy_nouns()

@@ -34,10 +34,12 @@ class Page(NamedTuple):
 
   @property
   def observation(self) -> str:
+    """The visible pieces as one text."""
     return ' [SEP] '.join(self.texts)
 
 
 def start_page(instruction: str) -> Page:
+  """The page with the search bar."""
   texts = ('WebShop', 'Instruction:', instruction, SEARCH)
   return Page(_visible(texts), (SEARCH.lower(),), has_search=True)
 
@@ -56,6 +58,7 @@ def results_page(
 
 
 def item_page(instruction: str, product: Product) -> Page:
+  """The page of a product, with its options."""
   buttons = [BACK, PREV, *SUB_PAGES, BUY]
   texts = ['Instruction:', instruction, BACK, PREV]
   values: list[str] = []

@@ -61,8 +61,8 @@ def build(documents: Iterable[tuple[str, str]]) -> Postings:
   known: dict[str, tuple[int, ...]] = {}  # pieces between spaces
   batches: list[_Batch] = []
   sizes: list[int] = []
-  some = iter(documents)
-  while batch := list(itertools.islice(some, _BATCH)):
+  rest = iter(documents)
+  while batch := list(itertools.islice(rest, _BATCH)):
     numbers = [_term_ids(text, vocabulary, known) for _, text in batch]
     batches.append(_count(numbers, len(ids)))
     sizes += map(len, numbers)
@@ -93,7 +93,7 @@ def _term_ids(
   text: str, vocabulary: dict[str, int], known: dict[str, tuple[int, ...]]
 ) -> list[int]:
   """Numbers a text's terms; adds to both tables what is new in it."""
-  found: list[int] = []
+  result: list[int] = []
   for piece in text.lower().split():
     numbers = known.get(piece)
     if numbers is None:
@@ -102,8 +102,8 @@ def _term_ids(
       numbers = known[piece] = tuple(
         vocabulary.setdefault(term, len(vocabulary)) for term in analyze(piece)
       )
-    found += numbers
-  return found
+    result += numbers
+  return result
 
 
 def _count(documents: Sequence[Sequence[int]], first: int) -> _Batch:
@@ -140,8 +140,8 @@ def _merge(
     begins = np.cumsum(batch.sizes) - batch.sizes
     to = np.arange(len(batch.offsets))
     to += np.repeat(free[terms] - begins, batch.sizes)
-    rows[to] = these = batch.offsets.astype(np.int32) + batch.first
-    spreads[to] = np.float32(1) + batch.freqs * factors[these]
+    rows[to] = batch_rows = batch.offsets.astype(np.int32) + batch.first
+    spreads[to] = np.float32(1) + batch.freqs * factors[batch_rows]
     free[terms] += batch.sizes
   return starts, rows, spreads
 

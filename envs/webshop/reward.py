@@ -124,7 +124,7 @@ def webshop_option_hits(
   these goals no purchase can meet.
   """
   values = [_color(value) for value in chosen]
-  return _hits(values, [_pair_color(one) for one in wanted])
+  return _hits(values, [_color(one) for one in wanted])
 
 
 def corrected_option_hits(
@@ -154,15 +154,9 @@ def _hits(chosen: Sequence[str], wanted: Sequence[str]) -> int:
   )
 
 
-def _color(value: str) -> str:
-  """The first of the colours that is part of the text, or the text."""
-  return next((color for color in COLORS if color in value), value)
-
-
-def _pair_color(option: tuple[str, str] | str) -> str:
-  if isinstance(option, str):
-    return _color(option)
-  return next((color for color in COLORS if color in option), str(option))
+def _color(value: tuple[str, str] | str) -> str:
+  """The first of the colours that is part of the text, or of the pair."""
+  return next((color for color in COLORS if color in value), str(value))
 
 
 def _categories(of: Product | Goal) -> set[str]:

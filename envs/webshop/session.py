@@ -11,34 +11,14 @@ from __future__ import annotations
 import dataclasses
 import re
 from collections.abc import Mapping
-from typing import Protocol
 
 from envs.webshop import pages
-from envs.webshop.catalog import Product
 from envs.webshop.goals import Goal
 from envs.webshop.pages import Page
 from envs.webshop.reward import Reward
+from envs.webshop.shop import Shop
 
 _ACTION = re.compile(r'(.+)\[(.+)\]')
-
-
-class Shelves(Protocol):
-  """What a session needs of a shop."""
-
-  @property
-  def per_page(self) -> int:
-    """Products on a page of results."""
-    ...
-
-  def find(self, words: str) -> tuple[int, ...]:
-    """Rows of the products that a search shows, best first."""
-    ...
-
-  def product(self, row: int) -> Product: ...
-
-  def judge(self, row: int, chosen: Mapping[str, str], goal: Goal) -> Reward:
-    """What buying a product with some options is worth."""
-    ...
 
 
 @dataclasses.dataclass(frozen=True)
@@ -67,10 +47,11 @@ class Session:
 
 
 def start(goal: Goal) -> Session:
+  """Returns the start page of an episode."""
   return Session(goal, pages.start_page(goal.instruction))
 
 
-def act(shop: Shelves, session: Session, action: str) -> Session:
+def act(shop: Shop, session: Session, action: str) -> Session:
   """Returns where an action leads; the same session where it does nothing."""
   match = _ACTION.match(action)
   if not match:
@@ -83,7 +64,7 @@ def act(shop: Shelves, session: Session, action: str) -> Session:
   return session
 
 
-def _click(shop: Shelves, session: Session, name: str) -> Session:
+def _click(shop: Shop, session: Session, name: str) -> Session:
   """Follows a click; a button's name goes before an option of that name."""
   if name == pages.SEARCH.lower():
     return session
@@ -111,9 +92,7 @@ def _click(shop: Shelves, session: Session, name: str) -> Session:
   return _choose(shop, session, name)
 
 
-def _results(
-  shop: Shelves, session: Session, words: str, number: int
-) -> Session:
+def _results(shop: Shop, session: Session, words: str, number: int) -> Session:
   page = pages.results_page(
     session.goal.instruction,
     [shop.product(row) for row in _shown(shop, words, number)],
@@ -123,14 +102,14 @@ def _results(
   return Session(session.goal, page, 'results', words, number)
 
 
-def _shown(shop: Shelves, words: str, number: int) -> tuple[int, ...]:
+def _shown(shop: Shop, words: str, number: int) -> tuple[int, ...]:
   """Rows of the products on a page of results."""
   first = (number - 1) * shop.per_page
   return shop.find(words)[first : first + shop.per_page]
 
 
 def _item(
-  shop: Shelves, session: Session, row: int, chosen: Mapping[str, str]
+  shop: Shop, session: Session, row: int, chosen: Mapping[str, str]
 ) -> Session:
   page = pages.item_page(session.goal.instruction, shop.product(row))
   return dataclasses.replace(
@@ -138,14 +117,14 @@ def _item(
   )
 
 
-def _choose(shop: Shelves, session: Session, value: str) -> Session:
+def _choose(shop: Shop, session: Session, value: str) -> Session:
   """Sets the option that has the value; the last one where several have."""
   options = shop.product(session.row).options
   name = [name for name, values in options.items() if value in values][-1]
   return dataclasses.replace(session, chosen={**session.chosen, name: value})
 
 
-def _buy(shop: Shelves, session: Session) -> Session:
+def _buy(shop: Shop, session: Session) -> Session:
   reward = shop.judge(session.row, session.chosen, session.goal)
   asin = shop.product(session.row).asin
   page = pages.done_page(asin, session.chosen, reward.total)

@@ -157,10 +157,12 @@ class Shop:
 
   @property
   def postings(self) -> Postings:
+    """The search index."""
     return self._packed.postings
 
   @property
   def num_goals(self) -> int:
+    """How many goals there are."""
     return len(self._packed.goals.order)
 
   def goal(self, place: int) -> Goal:
@@ -205,8 +207,8 @@ def _rows_of(
   name: str, names: np.ndarray, codes: np.ndarray
 ) -> tuple[int, ...]:
   """Rows of the products that a name stands beside."""
-  found = np.flatnonzero(names == name)
-  return tuple(np.flatnonzero(np.isin(codes, found)).tolist())
+  numbers = np.flatnonzero(names == name)
+  return tuple(np.flatnonzero(np.isin(codes, numbers)).tolist())
 
 
 def _unpack(text: bytes) -> Product:

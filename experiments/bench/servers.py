@@ -24,7 +24,7 @@ from typing import Any
 from absl import flags
 
 from envs import inline, registry
-from envs.base import EnvError, Step, Task
+from envs.base import EnvError, Step, StepEnvs, Task
 from envs.serving import client, local
 from experiments.bench import harness
 from experiments.folders import RunFolder
@@ -38,7 +38,7 @@ WORLD = 'alfworld'
 
 
 def play(
-  step_envs: inline.Client, episodes: int, steps: int
+  step_envs: StepEnvs, episodes: int, steps: int
 ) -> tuple[float, list[dict[int, Step]]]:
   """Plays random actions; returns median seconds per call, and the steps."""
   answers = [step_envs({i: Task('train', i) for i in range(episodes)})]

@@ -54,6 +54,13 @@ def test_a_purchase_shows_its_parts(monkeypatch, capsys):
     assert f'\n  {part} ' in text
 
 
+def test_every_plain_option_of_a_world_is_an_argument(monkeypatch, capsys):
+  argv = ['--family=easy', '--queries=free', '--per_page=1', '--max_turns=1']
+  text = played(webshop_play.main, argv, ['0'], monkeypatch, capsys)
+  assert '0: search[<your query>]' in text
+  assert 'step limit after 1 turns' in text
+
+
 def test_a_household_task_ends_at_its_limit(monkeypatch, capsys):
   pytest.importorskip('alfworld')
   text = played(

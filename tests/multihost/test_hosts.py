@@ -65,7 +65,7 @@ def test_any_one_element_that_differs_changes_the_checksum():
 
 def test_two_processes_know_the_same(tmp_path):
   started = several.start(['-m', 'tests.check_hosts'], 2, tmp_path)
-  codes = several.ended(started, tmp_path, seconds=300)
+  codes = several.ended(started, tmp_path)
   assert codes == [0, 0], several.said(tmp_path)
 
 

@@ -14,7 +14,7 @@ from envs.base import (
   Task,
   UnknownTask,
 )
-from envs.serving import client, fleet, identity, protocol, remote, server
+from envs.serving import client, fleet, identity, protocol, server
 from envs.toy import GuessEnv
 from tests.serving import TOKEN, Serving, connect, refusal, who
 
@@ -83,7 +83,7 @@ def test_a_token_is_demanded_and_checked():
       assert 'token' in text
     with pytest.raises(fleet.ServersLost, match='UNAUTHENTICATED'):
       connect(a.address, timeout=60, patience=60)
-    with connect(a.address, credentials=remote.Credentials(TOKEN)) as envs:
+    with connect(a.address, credentials=fleet.Credentials(TOKEN)) as envs:
       assert envs({0: Task('train', 0)})[0].observation == 'Say red.'
 
 
@@ -104,7 +104,7 @@ def test_strangers_hold_no_thread():
       ]
       * 10
     ]
-    with connect(a.address, credentials=remote.Credentials(TOKEN)) as envs:
+    with connect(a.address, credentials=fleet.Credentials(TOKEN)) as envs:
       assert envs({0: Task('train', 0)})[0].observation == 'Say red.'
     assert a.call('Check', b'', service=server.HEALTH)
     never.set()
@@ -140,7 +140,7 @@ def test_a_certificate_that_is_none_does_not_turn_tls_off(tmp_path):
     client.read_credentials('', str(path))
   with pytest.raises(SystemExit, match='holds no PEM'):
     serve.main(['--world=toy', f'--key={path}', f'--certificate={path}'])
-  assert client.read_credentials('', '') == remote.Credentials()
+  assert client.read_credentials('', '') == fleet.Credentials()
 
 
 def test_a_taken_port_is_told():
@@ -185,7 +185,7 @@ def test_tls_encrypts_and_strangers_are_not_trusted(tmp_path):
   )
   running = server.start(GuessEnv, who(), access)
   address = f'127.0.0.1:{running.port}'
-  trusting = remote.Credentials(authority=certificate.read_bytes())
+  trusting = fleet.Credentials(authority=certificate.read_bytes())
   try:
     with connect(address, credentials=trusting) as step_envs:
       assert step_envs({0: Task('train', 0)})[0].observation == 'Say red.'

@@ -11,6 +11,7 @@ import time
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 from jax.sharding import NamedSharding, PartitionSpec
 
 from experiments.configs import base, toy
@@ -60,7 +61,8 @@ def check_words(count):
   me = jax.process_index()
   assert hosts.count() == count
   assert hosts.broadcast_from_first(10 + me) == 10
-  assert hosts.any_process(me == count - 1) and not hosts.any_process(False)
+  assert hosts.any_process(me == count - 1)
+  assert not hosts.any_process(False)
   assert hosts.total({'a': 1 + me}) == {'a': count * (count + 1) / 2}
   # One process may have environment servers, and count, where others do not.
   assert hosts.total({'b': 2} if me else {}) == {'b': 2 * (count - 1)}
@@ -81,12 +83,9 @@ def check_episodes():
     (exchange.Preempted('now'), exchange.Preempted),
   ):
     here = ([], error) if hosts.is_first() else (own, None)
-    try:
+    text = '' if kind is exchange.Preempted else 'process 0: Runt'
+    with pytest.raises(kind, match=text):
       exchange.exchanged(*here)
-    except kind as found:
-      assert kind is exchange.Preempted or 'process 0: Runt' in str(found)
-    else:
-      raise AssertionError(f'{kind} was not raised')
 
 
 def check_signals(count):
@@ -127,12 +126,8 @@ def store_of(me):
 
 
 def refused(kind, said, check, *args):
-  try:
+  with pytest.raises(kind, match=said):
     check(*args)
-  except kind as error:
-    assert said in str(error), error
-  else:
-    raise AssertionError(f'{check} took {args}')
 
 
 def check_params(shape):
@@ -173,12 +168,9 @@ def main():
   check_agreement()
   for shape in ((8, 1, 1), (1, 8, 1), (2, 2, 2)):
     check_params(shape)
-  try:
-    sharding.own_part(
-      sharding.make_mesh(2, 2, 2, jax.devices()[::2] + jax.devices()[1::2])
-    )
-  except types.ConfigError as error:
-    assert 'no block' in str(error)
+  mixed = jax.devices()[::2] + jax.devices()[1::2]
+  mesh = sharding.make_mesh(2, 2, 2, mixed)
+  refused(types.ConfigError, 'no block', sharding.own_part, mesh)
   print(f'{told.process_id} saw all of {several.DEVICES} devices')
 
 

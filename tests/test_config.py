@@ -15,16 +15,13 @@ from hgpo_jax.losses import SURROGATES
 from hgpo_jax.train import config_checks
 from hgpo_jax.types import ConfigError
 from launch import sweep_file
+from tests.runs import changed
 
 LEAVES = {leaf.name: leaf for leaf in config_lib.leaves(base.DEFAULT)}
 
 
 def config(module=toy, **changes):
-  c = module.get_config()
-  c.update_from_flattened_dict(
-    {name.replace('__', '.'): value for name, value in changes.items()}
-  )
-  return base.freeze(c)
+  return base.freeze(changed(module.get_config(), **changes))
 
 
 def test_a_config_is_a_draft_and_json_and_back():
@@ -61,7 +58,7 @@ def test_defaults_of_options_are_those_of_their_functions():
 
 # What runs used before options were read off signatures.
 @pytest.mark.parametrize(
-  'name, value',
+  ('name', 'value'),
   [
     ('algo.ngrpo.max_return', 10.0),
     ('algo.mc_grpo.limit', 10.0),
@@ -88,8 +85,11 @@ def test_every_field_says_what_it_means():
     assert leaf.about.kind in ('identity', 'speed', 'place')
   text = config_lib.describe(config(optim__learning_rate=0.5))
   (line,) = (x for x in text.splitlines() if ' optim.learning_rate ' in x)
-  assert line.startswith('* ') and '0.5' in line and 'identity' in line
-  assert '  env.timeout = 120.0 s' in text and "'mean' | 'mean_std'" in text
+  assert line.startswith('* ')
+  assert '0.5' in line
+  assert 'identity' in line
+  assert '  env.timeout = 120.0 s' in text
+  assert "'mean' | 'mean_std'" in text
 
 
 def test_what_is_mistyped_names_the_nearest_and_all_is_told():
@@ -209,7 +209,8 @@ def test_the_depth_of_contexts_is_that_of_the_prompt_unless_told():
   def depth(**changes):
     return estimators.estimator(config(**changes)).keywords['depth']
 
-  assert depth() == 2 and depth(env__history=4) == 4
+  assert depth() == 2
+  assert depth(env__history=4) == 4
   assert depth(env__history=4, algo__hgpo__depth=3) == 3
   assert depth(algo__estimator='hgpo_shrink', algo__hgpo_shrink__depth=0) == 0
 

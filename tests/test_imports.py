@@ -119,7 +119,8 @@ def module_of(target):
 
 
 def test_there_is_something_to_check():
-  assert len(MODULES) > 10 and 'envs.base' in MODULES
+  assert len(MODULES) > 10
+  assert 'envs.base' in MODULES
 
 
 @pytest.mark.parametrize('source', FORBIDDEN)
@@ -175,6 +176,15 @@ def test_flags_stop_at_what_people_start():
     or target.startswith('ml_collections.config_flags')
   }
   assert not breaches
+
+
+def test_no_test_imports_another_test_module():
+  for path in sorted((ROOT / 'tests').rglob('*.py')):
+    for node in ast.walk(ast.parse(path.read_text(encoding='utf-8'))):
+      if isinstance(node, (ast.Import, ast.ImportFrom)):
+        parts = '.'.join(imported(node, module_name(path), False)).split('.')
+        tests = {p for p in parts if p.startswith('test_')}
+        assert parts[0] != 'tests' or not tests, f'{path} imports {tests}'
 
 
 def test_no_module_imports_itself_through_others():

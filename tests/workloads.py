@@ -48,7 +48,8 @@ def bigram_score(params: Any, rows: types.Packed) -> scoring.Scores:
     rows: packed turns; no reply is limited.
   """
   before = jnp.take_along_axis(rows.tokens, rows.at, axis=1)
-  log_probs = jax.nn.log_softmax(params['table'][before] + params['bias'])
+  logits = params['table'][before] + params['bias'][None, None]
+  log_probs = jax.nn.log_softmax(logits)
   real = rows.targets >= 0
   target = jnp.maximum(rows.targets, 0)[..., None]
   chosen = jnp.take_along_axis(log_probs, target, axis=-1)[..., 0]

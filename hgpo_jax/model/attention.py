@@ -47,7 +47,7 @@ class Context:
       return self.past[:, None]
     columns = jnp.arange(length)
     at = columns[None] if self.at is None else self.at
-    earlier = columns <= at[..., None]
+    earlier = columns[None, None] <= at[..., None]
     if self.segments is None:
       return earlier
     keys = self.segments[:, None, :]

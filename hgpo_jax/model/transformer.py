@@ -68,7 +68,8 @@ class RMSNorm(nnx.Module):
     x32 = x.astype(jnp.float32)
     mean_square = jnp.mean(x32 * x32, axis=-1, keepdims=True)
     normed = x32 * jax.lax.rsqrt(mean_square + self.eps)
-    return normed.astype(x.dtype) * self.scale[...].astype(x.dtype)
+    scale = self.scale[...].astype(x.dtype)
+    return normed.astype(x.dtype) * jnp.expand_dims(scale, range(x.ndim - 1))
 
 
 class Linear(nnx.Module):
@@ -105,7 +106,7 @@ class Linear(nnx.Module):
     flat = x.reshape(-1, x.shape[-1])
     y = flat @ self.kernel[...].astype(x.dtype)
     if self.has_bias:
-      y += self.bias[...].astype(x.dtype)
+      y += self.bias[...].astype(x.dtype)[None]
     if self.lora:
       y += lora.adapted(flat, self.lora_a[...], self.lora_b[...], self.lora)
     return y.reshape(*x.shape[:-1], -1)
@@ -335,7 +336,7 @@ def _step_view(config: Config, cache: KVCache) -> _View:
   length = cache.length[:, None]
   tables = rotary.table(config.head_dim, config.rope_base, cache.columns)
   cos, sin = (t[length[:, None]] for t in tables)
-  visible = jnp.arange(cache.columns) <= length
+  visible = jnp.arange(cache.columns)[None] <= length
   return _View(cos, sin, attention.Context(None, past=visible))
 
 

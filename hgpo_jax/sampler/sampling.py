@@ -86,8 +86,8 @@ def process(log_probs: Array, sampling: Sampling) -> Array:
   Returns: `[..., V]` float32, not normalised, `MASKED` where cut.
   """
   if sampling.temperature == 0:
-    best = jnp.argmax(log_probs, axis=-1, keepdims=True)
-    keep = jnp.arange(log_probs.shape[-1]) == best
+    best = jnp.argmax(log_probs, axis=-1)
+    keep = jax.nn.one_hot(best, log_probs.shape[-1], dtype=bool)
     return jnp.where(keep, log_probs, MASKED)
   if sampling.top_k is not None and sampling.top_k < log_probs.shape[-1]:
     floor = jax.lax.top_k(log_probs, sampling.top_k)[0][..., -1:]

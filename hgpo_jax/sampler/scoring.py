@@ -106,7 +106,7 @@ def _of_tokens(log_probs: Array, targets: Array) -> Scores:
   """`log_probs [T, V]`, `targets [T]`, -1 on padding -> scores `[T]`."""
   # A comparison, not a gather: it runs where the shard of V is, and needs no
   # scatter on the way back.
-  own = jnp.arange(log_probs.shape[-1]) == targets[:, None]
+  own = jnp.arange(log_probs.shape[-1])[None] == targets[:, None]
   entropy = -jnp.sum(jnp.exp(log_probs) * log_probs, axis=-1)
   return Scores(
     log_probs=jnp.sum(jnp.where(own, log_probs, 0), axis=-1),

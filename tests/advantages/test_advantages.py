@@ -208,7 +208,7 @@ def test_the_configured_options_are_the_estimators(name):
 
 
 @pytest.mark.parametrize(
-  'field, value, message',
+  ('field', 'value', 'message'),
   [
     ('reinforce_pp.std', 'both', "std is 'both'; expected one of .*sample"),
     ('lite_ppo.count', 'turns', "count is 'turns'; expected one of .*'rows'"),
@@ -235,7 +235,8 @@ def test_equals_the_reference_and_compiles_once(case):
   for seed in SEEDS:
     rows = rows_of(seed)
     actual, expected = fast(rows), slow(jax.tree.map(np.asarray, rows))
-    assert actual.shape == rows.mask.shape and actual.dtype == jnp.float32
+    assert actual.shape == rows.mask.shape
+    assert actual.dtype == jnp.float32
     assert np.abs(expected).max() > 0.1  # the data has something to say
     np.testing.assert_allclose(actual, expected, **TOLERANCE)
   assert everything._cache_size() == 1
@@ -247,7 +248,8 @@ def test_padding_changes_nothing_and_gets_zero(case):
     workloads.random_trajectories(0, groups=5, episodes=4, min_steps=6)
   )
   full = workloads.as_jax(full)
-  assert full.mask.shape == (SIZE,) and full.mask.all()
+  assert full.mask.shape == (SIZE,)
+  assert full.mask.all()
   real = np.asarray(full.task < 3)
   junk = jnp.where(real, 0, jnp.nan)
   masked = lifted(full, junk).replace(
@@ -361,12 +363,12 @@ def test_intern_numbers_by_first_appearance():
 def test_intern_within_numbers_each_owner_from_zero():
   ids = intern_within('xxyxy', ['b', 'a', 'a', 'b', 'b'])
   np.testing.assert_array_equal(ids, [0, 1, 0, 0, 1])
-  with pytest.raises(ValueError):
+  with pytest.raises(ValueError, match='shorter'):
     intern_within('xx', ['a'])
 
 
 @pytest.mark.parametrize(
-  'field, value, message',
+  ('field', 'value', 'message'),
   [
     ('obs', 99, 'intern'),
     ('task', -1, 'intern'),

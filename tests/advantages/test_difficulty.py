@@ -107,6 +107,6 @@ def test_the_mixed_advantage_has_the_gradient_of_the_mixed_losses():
 def test_copo_refuses_what_it_does_not_know():
   with pytest.raises(ValueError, match='Rows.outcome'):
     difficulty.copo(TASKS)
+  fn = functools.partial(difficulty.copo, weighting='hard')
   with pytest.raises(ValueError, match="weighting='hard'"):
-    fn = functools.partial(difficulty.copo, weighting='hard')
     jax.eval_shape(fn, TASKS.replace(outcome=TASKS.traj))

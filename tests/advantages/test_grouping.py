@@ -28,7 +28,8 @@ def ids_of(rows, depth, contexts='states'):
 def test_level_ids_join_just_the_rows_of_equal_histories(seed, depth, contexts):
   rows = workloads.random_trajectories(seed, observations=3, padding=5)
   ids = ids_of(rows, depth, contexts)
-  assert ids.shape == (depth + 1, len(rows.mask)) and ids.dtype == np.int32
+  assert ids.shape == (depth + 1, len(rows.mask))
+  assert ids.dtype == np.int32
   for k, keys in enumerate(
     references.level_keys(rows, depth=depth, contexts=contexts)
   ):

@@ -80,7 +80,9 @@ def tokens():
   return rows, rewards, values, mask, rewards[:, 0] * 3
 
 
-@pytest.mark.parametrize('gamma, lam', [(0.9, 0.8), (1.0, 1.0), (0.95, 0.0)])
+@pytest.mark.parametrize(
+  ('gamma', 'lam'), [(0.9, 0.8), (1.0, 1.0), (0.95, 0.0)]
+)
 @pytest.mark.parametrize('goes_on', [0, 1])
 def test_token_gae_matches_a_loop_and_skips_what_is_masked(
   tokens, gamma, lam, goes_on

@@ -63,6 +63,6 @@ def test_exactly_one_episode_of_every_task_is_dropped():
 
 @pytest.mark.parametrize('fn', [robust.ngrpo, robust.mc_grpo])
 def test_unknown_counts_are_refused(fn):
+  rows = workloads.episodes_of([1.0, 0.0])
   with pytest.raises(ValueError, match="count='tokens'"):
-    rows = workloads.episodes_of([1.0, 0.0])
     jax.eval_shape(functools.partial(fn, count='tokens'), rows)

@@ -35,7 +35,7 @@ def test_prefix_ids_are_dense_and_join_just_the_equal_prefixes(size):
     assert {i for _, i in pairs} == set(range(len(distinct)))
 
 
-@pytest.mark.parametrize('size, groups', [(1, 1), (8, 3), (64, 64)])
+@pytest.mark.parametrize(('size', 'groups'), [(1, 1), (8, 3), (64, 64)])
 def test_group_moments_match_numpy(size, groups):
   rng = np.random.default_rng(size)
   values = rng.normal(size=size).astype(np.float32)
@@ -102,7 +102,7 @@ def test_a_large_common_part_costs_no_digits():
   np.testing.assert_array_equal(plain.squares, lifted.squares)
 
 
-@pytest.mark.parametrize('size, groups', [(1, 1), (8, 3), (64, 5)])
+@pytest.mark.parametrize(('size', 'groups'), [(1, 1), (8, 3), (64, 5)])
 def test_lower_median_is_one_of_the_values(size, groups):
   rng = np.random.default_rng(size)
   values = rng.integers(0, 4, size).astype(np.float32) / 3

@@ -129,7 +129,7 @@ def averaged(means, sizes, weights):
 
 # What varies with the context of length 1 and of length 2, and the noise.
 @pytest.mark.parametrize(
-  'tau, sigma', [((1, 1), 1), ((0.3, 1), 1), ((0, 1.5), 1), ((1.5, 0), 1)]
+  ('tau', 'sigma'), [((1, 1), 1), ((0.3, 1), 1), ((0, 1.5), 1), ((1.5, 0), 1)]
 )
 def test_its_baseline_is_nearest_to_the_truth_of_its_model(tau, sigma):
   rng = np.random.default_rng(0)

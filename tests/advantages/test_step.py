@@ -69,7 +69,7 @@ def toy():
 
 
 @pytest.mark.parametrize(
-  'weighting, normalisation, depth, last',
+  ('weighting', 'normalisation', 'depth', 'last'),
   [
     ('released', 'mean', 0, [0.6, -0.4, -0.2, 0]),
     ('released', 'mean', 1, [0.54, -0.46, -0.2, 0]),
@@ -142,7 +142,8 @@ def test_skip_zero_lets_the_other_levels_speak_for_a_row_on_its_mean():
   options = {'depth': 1, 'alpha': 0.0}
   kept = hgpo(rows, skip_zero=False, **options)
   skipped = hgpo(rows, skip_zero=True, **options)
-  assert kept[1] == 0.25 and skipped[1] == 0.5  # levels: 0 and 1 - 0.5
+  assert kept[1] == 0.25
+  assert skipped[1] == 0.5
   np.testing.assert_array_equal(np.delete(kept, 1), np.delete(skipped, 1))
 
 

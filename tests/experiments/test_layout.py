@@ -10,6 +10,7 @@ import pytest
 from experiments import layout, reported
 from experiments.configs import paper
 from hgpo_jax.types import ConfigError
+from tests.runs import changed
 
 SEEN, UNSEEN = 'valid_seen', 'valid_unseen'
 PICK = 'pick_and_place_simple'
@@ -29,10 +30,7 @@ def result(success, **by_type):
 
 
 def write(folder, name, final, **changes):
-  c = paper.get_config(name).unlock()
-  c.update_from_flattened_dict(
-    {field.replace('__', '.'): value for field, value in changes.items()}
-  )
+  c = changed(paper.get_config(name).unlock(), **changes)
   folder.mkdir(parents=True)
   (folder / 'config.json').write_text(json.dumps(c.to_dict()))
   (folder / 'summary.json').write_text(json.dumps({'final': final}))

@@ -45,7 +45,8 @@ def test_candidates_rise_low_first():
   assert tried.low.shape == tried.high.shape == (1 + 4 + 16,)
   np.testing.assert_allclose(tried.low[:6], [0.6, 0.65, 0.7, 0.75, 0.8, 0.8])
   np.testing.assert_allclose(tried.high[3:7], [1.2, 1.2, 1.25, 1.3])
-  assert tried.high[-1] == 2 and tried.low[-1] == np.float32(0.8)
+  assert tried.high[-1] == 2
+  assert tried.low[-1] == np.float32(0.8)
   # A step that does not divide the range ends at its end all the same.
   uneven = bapo.candidates(low=(0.5, 0.5), high=(1.0, 1.5), step=0.2)
   np.testing.assert_allclose(uneven.high, [1.0, 1.2, 1.4, 1.5])

@@ -13,7 +13,7 @@ ENTROPY = np.float32([[0.1, 1.0, 2.5], [0.1, 0.9, 1.5], [0.1, 5.0, 0.0]])
 
 
 @pytest.mark.parametrize(
-  'name, options, expected, slope',
+  ('name', 'options', 'expected', 'slope'),
   [
     (
       'hinge',

@@ -28,7 +28,8 @@ def test_scores_match_the_intended_form():
   expected = np.where(h > 0, h / h.max(), h / abs(h.min()))
   actual = np.asarray(scores(entropy, mask))
   np.testing.assert_allclose(actual[mask], expected, atol=1e-5)
-  assert actual.min() == -1 and actual.max() == 1
+  assert actual.min() == -1
+  assert actual.max() == 1
   np.testing.assert_array_equal(actual[~mask], 0)
 
 

@@ -73,7 +73,7 @@ def test_options_reach_the_surrogate():
 
 
 @pytest.mark.parametrize(
-  'changes, message',
+  ('changes', 'message'),
   [
     ({'surrogate': 'ppo'}, "loss.surrogate is 'ppo'.*'clipped'.*'gspo'"),
     ({'kl': 'k9'}, "loss.kl is 'k9'.*'k3'"),

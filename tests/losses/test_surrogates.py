@@ -270,7 +270,7 @@ def test_one_advantage_per_row_is_a_special_case():
 
 
 @pytest.mark.parametrize(
-  'name, options, expected',
+  ('name', 'options', 'expected'),
   [
     ('clipped', {'dual_clip': 3.0}, [[0, 0, 0, 1, 1], [1, 0, 0, 0, 0]]),
     # In nats 0.9 is 0.105 away, and 1.1 is 0.095.
@@ -348,7 +348,7 @@ def test_dcpo_bounds_by_hand():
 
 
 @pytest.mark.parametrize(
-  'name, options',
+  ('name', 'options'),
   [
     ('clipped', {'dual_clip': 0.5}),
     ('dcpo', {'dual_clip': 1.0}),

@@ -19,9 +19,16 @@ def heads(*numbers, size):
   ]
 
 
-@pytest.mark.parametrize('packed', [False, True])
-@pytest.mark.parametrize('length', [128, 100])  # a whole block, or less
-def test_tpu_kernel_is_the_plain_attention(packed, length):
+@pytest.mark.parametrize(
+  ('length', 'packed'),
+  [  # a whole block, or less
+    (128, False),
+    (100, True),
+    pytest.param(128, True, marks=pytest.mark.slow),
+    pytest.param(100, False, marks=pytest.mark.slow),
+  ],
+)
+def test_tpu_kernel_is_the_plain_attention(length, packed):
   q, k, v = (x[:, :, :length] for x in heads(4, 2, 2, size=128))
   segments = jnp.asarray(SEGMENTS[:, :length])
   context = attention.Context(segments if packed else None)

@@ -113,7 +113,7 @@ def test_variants_of_qwen3_that_are_not_implemented_are_refused():
 
 
 @pytest.mark.parametrize(
-  'checkpoint, name',
+  ('checkpoint', 'name'),
   [
     ('Qwen/Qwen2.5-3B-Instruct', '3b'),
     ('Qwen/Qwen2.5-0.5B', '0.5b'),
@@ -139,7 +139,7 @@ def test_fields_pass_through():
 
 
 @pytest.mark.parametrize(
-  'change, base',
+  ('change', 'base'),
   [
     ({}, 1e6),
     ({'rope_scaling': None, 'rope_theta': 1e4}, 1e4),
@@ -165,7 +165,7 @@ def test_what_config_json_leaves_out_is_as_in_transformers():
 
 
 @pytest.mark.parametrize(
-  'change, words',
+  ('change', 'words'),
   [
     ({'architectures': ['LlamaForCausalLM']}, "['LlamaForCausalLM']"),
     ({'model_type': 'qwen3'}, "(expected ['Qwen3ForCausalLM'])"),

@@ -123,7 +123,8 @@ def test_a_new_model_is_one_file_and_one_entry(capped, tmp_path):
   values = json.loads((tmp_path / 'out' / 'config.json').read_text())
   assert (values['model_type'], values['cap']) == ('capped', 2.0)
   model = weights.model_from_hf(tmp_path / 'out', dtype='float32')
-  assert model.architecture is capped and model.config.width == 32
+  assert model.architecture is capped
+  assert model.config.width == 32
   params = weights.load(tmp_path / 'out', model)
   tokens = np.arange(6)[None]
   logits = model.logits(params, model.forward(params, tokens))

@@ -26,8 +26,8 @@ def test_products_depend_on_the_distance_alone():
   cos, sin = rotary.table(head_dim=8, base=1e4, length=12)
   keys = jax.random.normal(jax.random.key(0), (2, 8))
   q, k = (jnp.tile(x, (1, 1, 12, 1)) for x in keys)  # [B, heads, L, H]
-  q, k = (rotary.rotate(x, cos, sin)[0, 0] for x in (q, k))
-  products = q @ k.T  # [L, L]
+  q, k = (rotary.rotate(x, cos[None, None], sin[None, None]) for x in (q, k))
+  products = q[0, 0] @ k[0, 0].T  # [L, L]
   for distance in range(-11, 12):
     same = jnp.diagonal(products, distance)
     np.testing.assert_allclose(same, same[0], atol=1e-5)

@@ -110,7 +110,8 @@ ODD_TEXTS = (
 @pytest.mark.parametrize('text', ODD_TEXTS)
 def test_any_text_round_trips(built, text):
   ids = tok.encode_reply(built, text)
-  assert ids.count(tok.end_id(built)) == 1 and ids[-1] == tok.end_id(built)
+  assert ids.count(tok.end_id(built)) == 1
+  assert ids[-1] == tok.end_id(built)
   assert not set(ids[:-1]) & set(built.all_special_ids)
   assert tok.decode_reply(built, ids) == text
 
@@ -182,7 +183,8 @@ def test_text_without_names_or_repeats_builds():
     tokenizer = tok.build(texts, num_merges=0, vocab_size=259)
     assert len(tokenizer) == 259
     ids = tok.encode_reply(tokenizer, 'Hé')
-    assert len(ids) == 4 and tok.decode_reply(tokenizer, ids) == 'Hé'
+    assert len(ids) == 4
+    assert tok.decode_reply(tokenizer, ids) == 'Hé'
 
 
 def test_vocabulary_is_bounded():

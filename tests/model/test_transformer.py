@@ -77,7 +77,7 @@ def test_padding_changes_nothing(params, tokens, pads):
   left, right = pads
   real = slice(left, L - right)
   full = forward(MODEL, params, tokens[:, real])
-  columns = jnp.arange(L)
+  columns = jnp.arange(L)[None]
   valid = ONE_TEXT & (columns >= left) & (columns < L - right)
   for filler in (0, 7):
     padded = jnp.where(valid, tokens, filler)
@@ -194,7 +194,8 @@ def test_bfloat16_cache_is_near_the_exact_one(params, tokens):
   assert cache.k.dtype == jnp.bfloat16
   _, cache = prefill(model, params, tokens, lengths)  # room for more
   hidden, cache = decode(model, params, tokens[:, 5], cache)
-  assert cache.k.dtype == jnp.bfloat16 and hidden.dtype == jnp.float32
+  assert cache.k.dtype == jnp.bfloat16
+  assert hidden.dtype == jnp.float32
   exact = forward(MODEL, params, tokens)[:, 5]
   assert np.corrcoef(hidden.ravel(), exact.ravel())[0, 1] > 0.99
 

@@ -380,7 +380,7 @@ def pickled(folder):
 
 
 @pytest.mark.parametrize(
-  'spoil, words',
+  ('spoil', 'words'),
   [
     (spoil_config, 'config.json cannot be read as JSON'),
     (lambda f: (f / 'config.json').unlink(), 'config.json cannot be read'),
@@ -462,11 +462,12 @@ def test_find_downloads_what_is_needed(monkeypatch, tmp_path):
   assert weights.find('Qwen/Qwen2.5-0.5B') == tmp_path
   ((name, patterns),) = asked
   assert name == 'Qwen/Qwen2.5-0.5B'
-  assert '*.safetensors' in patterns and '*.bin' not in patterns
+  assert '*.safetensors' in patterns
+  assert '*.bin' not in patterns
 
 
 @pytest.mark.parametrize(
-  'name, words',
+  ('name', 'words'),
   [
     ('Qwen/Qwen2.5-0.5B', 'no network'),
     ('/no/such/folder', 'a hub id reads owner/name'),

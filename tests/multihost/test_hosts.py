@@ -35,9 +35,12 @@ TRAIN = (
 
 
 def test_a_process_alone_does_all_and_says_all():
-  assert hosts.share(7) == range(7) and hosts.portion(7) == 7
-  assert hosts.gather(b'x') == [b'x'] and hosts.total({'a': 2}) == {'a': 2}
-  assert hosts.broadcast_from_first(3) == 3 and not hosts.any_process(False)
+  assert hosts.share(7) == range(7)
+  assert hosts.portion(7) == 7
+  assert hosts.gather(b'x') == [b'x']
+  assert hosts.total({'a': 2}) == {'a': 2}
+  assert hosts.broadcast_from_first(3) == 3
+  assert not hosts.any_process(False)
   assert exchange.exchanged(('played',)) == ['played']
   with pytest.raises(ZeroDivisionError):  # as it came
     exchange.exchanged((), ZeroDivisionError())
@@ -150,7 +153,8 @@ def test_none_goes_on_alone_and_any_number_goes_on_together(alone, tmp_path):
   started = run(folder, 4)
   several.kill(started, 3, reached(folder, 3))
   codes = several.ended(started, logs, seconds=300)
-  assert 0 not in codes and codes[3] == -signal.SIGKILL, several.said(logs)
+  assert 0 not in codes, several.said(logs)
+  assert codes[3] == -signal.SIGKILL, several.said(logs)
   saved = len(records(folder))
   assert 3 <= saved < ITERATIONS - 1
   started = run(folder, 2, '--resume')

@@ -75,7 +75,8 @@ def test_signals_are_given_back():
   stop = stopping.Stop()
   with stopping.on_ctrl_c(stop), stopping.on_sigterm(stop):
     os.kill(os.getpid(), signal.SIGINT)
-    assert stop.after_iteration and not stop.now
+    assert stop.after_iteration
+    assert not stop.now
     with pytest.raises(KeyboardInterrupt):
       os.kill(os.getpid(), signal.SIGINT)
     stop.check()

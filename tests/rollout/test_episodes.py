@@ -153,7 +153,8 @@ def test_trajectories_record_prompt_reply_state_and_reward():
     assert trajectory.turns[0].observation.startswith('Say ')
     last = trajectory.turns[-1]
     assert [last.reward, trajectory.turns[0].reward] == [trajectory.won, 0]
-    assert chr(last.reply[0]) == last.action[0] and last.reply[-1] == 0
+    assert chr(last.reply[0]) == last.action[0]
+    assert last.reply[-1] == 0
     assert last.reply.shape == last.log_probs.shape
     assert len(last.choices) == 4
     # The second prompt holds the first turn, the template's words around it.
@@ -228,7 +229,7 @@ def naps(seed):
 
 
 @pytest.mark.parametrize(
-  'schedule, more',
+  ('schedule', 'more'),
   [
     (Schedule(), {}),
     (Schedule(episodes=5, lockstep=True), {}),
@@ -328,7 +329,8 @@ def test_a_long_reply_holds_up_nobody():
     ready=lambda request_id: request_id.episode > 0 or len(moved) >= 6
   )
   collect(walks, Plain(), Letters(), policy, [6, 0, 1, 2], Schedule())
-  assert sorted(moved[:6]) == [0, 1, 1, 2, 2, 2] and moved[6:] == [6] * 7
+  assert sorted(moved[:6]) == [0, 1, 1, 2, 2, 2]
+  assert moved[6:] == [6] * 7
 
 
 @pytest.mark.parametrize('workers', [0, 3])
@@ -344,9 +346,9 @@ def test_an_error_surfaces_at_once(workers):
       raise UnknownTask('no such move')
 
   start = time.monotonic()
+  tasks = [5, 2, 3, 4]
+  schedule = Schedule(workers=workers)
   with pytest.raises(UnknownTask, match='no such move'):
-    tasks = [5, 2, 3, 4]
-    schedule = Schedule(workers=workers)
     collect(Walks(before), Plain(), Letters(), Script(), tasks, schedule)
   assert time.monotonic() - start < 5
   free.set()
@@ -384,8 +386,8 @@ def test_ctrl_c_surfaces_at_once():
   ours = signal.signal(signal.SIGINT, signal.default_int_handler)
   start = time.monotonic()
   try:
+    schedule = Schedule(workers=1)
     with pytest.raises(KeyboardInterrupt):
-      schedule = Schedule(workers=1)
       collect(Walks(before), Plain(), Letters(), Script(), [3], schedule)
   finally:
     signal.signal(signal.SIGINT, ours)

@@ -44,7 +44,7 @@ def test_widest_truncation_is_none(logits):
     np.testing.assert_array_equal(probabilities(logits, method), plain)
 
 
-@pytest.mark.parametrize('top_k, top_p', [(3, None), (None, 0.8), (5, 0.6)])
+@pytest.mark.parametrize(('top_k', 'top_p'), [(3, None), (None, 0.8), (5, 0.6)])
 def test_truncation_matches_numpy_loop(logits, top_k, top_p):
   actual = probabilities(logits, Sampling(top_k=top_k, top_p=top_p))
   for row, probs in zip(actual, jax.nn.softmax(logits), strict=True):
@@ -129,7 +129,7 @@ def test_row_without_choices_may_say_anything():
 
 
 def test_single_allowed_token_scores_exactly_0(logits):
-  allowed = jnp.arange(V) == jnp.array([3, 0, V - 1, 5])[:, None]
+  allowed = jnp.arange(V)[None] == jnp.array([3, 0, V - 1, 5])[:, None]
   scored = sampling.scored_log_probs(logits, 0.4, allowed)
   assert (scored[allowed] == 0).all()
 

@@ -145,7 +145,8 @@ def total(params, rows, keep, chunk):
   return jnp.sum(keep * (scores.log_probs + 0.3 * scores.entropy))
 
 
-def test_chunks_change_neither_scores_nor_gradients(params, chunk=4):
+def test_chunks_change_neither_scores_nor_gradients(params):
+  chunk = 4
   rows = jax.tree.map(lambda x: x[0], plan_of(turns()).rows)
   whole = score(params, rows)
   for a, b in zip(
@@ -168,7 +169,8 @@ def test_forced_tokens_score_0_without_gradient(params):
   plan = plan_of(turns())
   rows = jax.tree.map(lambda x: x[0], plan.rows)
   pairs, _ = scored(params, plan)
-  assert (pairs[2][0] == 0).all() and (pairs[2][1] == 0).all()
+  assert (pairs[2][0] == 0).all()
+  assert (pairs[2][1] == 0).all()
   n = int(np.flatnonzero(plan.turn[0] == 2)[0])
   forced = np.zeros((2, 12), bool)
   forced[n // 4, plan.place[0, n][plan.place[0, n] >= 0]] = True

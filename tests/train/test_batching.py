@@ -74,7 +74,8 @@ def rows_of(**options):
 
 def test_optional_fields_are_made_where_they_are_asked_for():
   rows = rows_of()
-  assert rows.scores is None and rows.outcome is None
+  assert rows.scores is None
+  assert rows.outcome is None
   rows = rows_of(fields=('scores', 'outcome'))
   check(rows)
   first = [0, 2, 4, 5]  # row of each episode
@@ -89,7 +90,8 @@ def test_optional_fields_are_made_where_they_are_asked_for():
 
 def test_similar_observations_of_a_task_count_as_one():
   exact, alike = rows_of().obs, rows_of(similarity=0.6).obs
-  assert exact[5] != exact[6] and alike[5] == alike[6]  # 's.' and 's'
+  assert exact[5] != exact[6]
+  assert alike[5] == alike[6]
   assert alike[0] == alike[2] != alike[1] == alike[3]
   assert alike[4] == alike[0] == 0  # each task counts its own
   np.testing.assert_array_equal(exact, rows_of(similarity=1.0).obs)
@@ -105,7 +107,7 @@ def test_rewards_of_turns_and_which_were_cut_short():
   assert number.tolist() == [0, 1, 0, 1, 0, 0, 1]
 
 
-@pytest.mark.parametrize('rows, size', [(1, 4), (10, 4), (17, 8)])
+@pytest.mark.parametrize(('rows', 'size'), [(1, 4), (10, 4), (17, 8)])
 def test_minibatches_hold_every_row_once_in_even_parts(rows, size):
   parts = batching.minibatches(rows, size, (0, 1))
   assert sorted(np.concatenate(parts)) == list(range(rows))

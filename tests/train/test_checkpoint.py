@@ -74,6 +74,12 @@ def test_a_damaged_file_is_refused_and_the_older_step_named(store):
 
 
 def test_nothing_there(store):
+  nowhere = store.folder / 'nothing'
+  with (
+    pytest.raises(checkpoint.CheckpointError, match='nothing does not exist'),
+    checkpoint.opened(nowhere),
+  ):
+    pass
   with pytest.raises(checkpoint.CheckpointError, match='no checkpoint'):
     store.restore(state())
   with pytest.raises(checkpoint.CheckpointError, match=r'no checkpoint 0 \('):

@@ -6,6 +6,7 @@ import sys
 
 import jax
 import jax.numpy as jnp
+import pytest
 
 from hgpo_jax.train.compilations import Compilations
 from tests import alfworld_data
@@ -17,7 +18,8 @@ def test_each_new_shape_counts_once():
   with Compilations() as compilations:
     for x in (first, second, first, second):
       fn(x)
-    assert compilations.count == 2 and compilations.seconds > 0
+    assert compilations.count == 2
+    assert compilations.seconds > 0
     jnp.ones(7) + 3  # eager operations are compiled, too
     assert compilations.count > 2
   counted = compilations.count
@@ -51,6 +53,8 @@ print(json.dumps({
 """
 
 
+# Of the batcher alone: tests/sampler/test_batcher.py.
+@pytest.mark.slow
 def test_long_rollouts_compile_no_more(tmp_path):
   alfworld_data.need_package('alfworld')
   runs = [

@@ -156,7 +156,8 @@ def test_nothing_is_compiled_after_the_first_iteration():
         state, reference, episodes(iteration), (0, iteration)
       )
     counts.append(compilations.count)
-  assert counts[0] > 0 and counts[1:] == [0, 0]
+  assert counts[0] > 0
+  assert counts[1:] == [0, 0]
   assert int(state.step) == int(state.critic.step) == 3
   assert np.isfinite(list(scalars.values())).all()
   assert {'value_loss', 'value_grad_norm', 'ratio_max'} <= scalars.keys()
@@ -179,7 +180,8 @@ MODEL = small_model(VOCAB, 8, 16, 2, 2, 1, 4, tied_head=False)
 def model_values():
   """A critic of the real model, and its params."""
   backbone, head = values.init_params(workloads.random_params(MODEL))
-  assert 'head' not in backbone and not head[values.HEAD].any()
+  assert 'head' not in backbone
+  assert not head[values.HEAD].any()
   head = {values.HEAD: jax.random.normal(jax.random.key(0), (8,))}
   return functools.partial(values.values, MODEL), {**backbone, **head}
 
@@ -228,7 +230,8 @@ def test_rows_on_several_devices_change_nothing():
     return step(update.init_state(copy, optax.sgd(1.0)), batch)
 
   expected, scalars = jax.device_get(stepped(params))
-  assert scalars['value_loss'] > 0 and scalars['grad_norm'] > 0.1
+  assert scalars['value_loss'] > 0
+  assert scalars['grad_norm'] > 0.1
   mesh = sharding.make_mesh(data=2, fsdp=2, tensor=2)
   with jax.set_mesh(mesh):
     places = sharding.param_shardings(mesh, params, MODEL)

@@ -86,7 +86,8 @@ def test_log_probs_stand_in_the_turns_own_order(base):
   )
   said = np.arange(REPLY) < [[len(t.reply)] for t in turns]
   assert (packed[~said] == 0).all()
-  assert (packed[said] < -0.01).any() and (packed[said] > -50).all()
+  assert (packed[said] < -0.01).any()
+  assert (packed[said] > -50).all()
 
 
 def test_a_sampler_that_differs_is_reported(base):
@@ -110,7 +111,8 @@ def test_a_sampler_that_differs_is_reported(base):
       assert scalars[name] == pytest.approx(value, rel=1e-3), (how, name)
     moved = scalars['first_ratio_error'] > 1e-3
     assert moved == (how == 'sampler')
-    assert scalars['cut_turns'] == 0 and 0 < scalars['real_tokens'] <= 1
+    assert scalars['cut_turns'] == 0
+    assert 0 < scalars['real_tokens'] <= 1
 
 
 def test_every_epoch_has_an_order_of_its_own(base, monkeypatch):
@@ -146,6 +148,7 @@ def test_everything_is_compiled_in_the_first_iteration(base):
       made = episodes(iteration)
       state, scalars = learner.update(state, base, made, (0, iteration))
     counts.append(compilations.count)
-  assert counts[0] > 0 and counts[1:] == [0, 0, 0]
+  assert counts[0] > 0
+  assert counts[1:] == [0, 0, 0]
   assert int(state.step) == 4
   assert np.isfinite(list(scalars.values())).all()

@@ -49,7 +49,8 @@ def unpacked(plan, shapes=SHAPES):
     own = rows.segments[m, row] == slot + 1
     place = plan.place[m, n][plan.place[m, n] >= 0]
     at = rows.at[m, row][place]
-    assert own[at].all() and at[-1] == np.flatnonzero(own)[-1]
+    assert own[at].all()
+    assert at[-1] == np.flatnonzero(own)[-1]
     reply = rows.targets[m, row][place]
     # What a column predicts stands in the next, but for the last token.
     np.testing.assert_array_equal(rows.tokens[m, row][at[:-1] + 1], reply[:-1])
@@ -149,7 +150,7 @@ def test_first_fit_matches_a_loop_and_keeps_every_capacity():
 
 
 @pytest.mark.parametrize(
-  'medians, spread, reply, shapes',
+  ('medians', 'spread', 'reply', 'shapes'),
   [
     ((700, 1000, 1400), 0.5, 100, packing.Shapes(4096, 1024, 16, 1, 512, (1,))),
     (

@@ -11,24 +11,18 @@ import numpy as np
 import pytest
 
 from experiments import export
-from experiments.configs import base, toy
 from hgpo_jax import types
 from hgpo_jax.model import tokenizer as tokenizer_lib
 from hgpo_jax.model import weights
 from hgpo_jax.train import checkpoint, config_checks, loop, worlds
 from hgpo_jax.train import policy as policy_lib
+from tests import runs
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 
 
 def config(**changes):
-  c = toy.get_config().unlock()
-  c.update(iterations=2)
-  c.eval.games = -1
-  c.update_from_flattened_dict(
-    {name.replace('__', '.'): value for name, value in changes.items()}
-  )
-  return base.freeze(c)
+  return runs.config(**{'iterations': 2, 'eval__games': -1, **changes})
 
 
 @pytest.fixture(scope='module')
@@ -139,7 +133,7 @@ def test_params_are_cast_once_for_sampling(plain):
 
 
 @pytest.mark.parametrize(
-  'field, value, match',
+  ('field', 'value', 'match'),
   [
     ('mesh__tensor', 3, 'mesh'),
     ('policy__remat', 'some', 'policy.remat'),

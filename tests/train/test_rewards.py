@@ -45,7 +45,8 @@ def test_scores_are_told_beside_successes():
   assert 'task score 0.875, mean turns 2.5' in evaluate.table(result)
   results = {'final': {'test': {'0.4': result}}}
   first, second = evaluate.comparison(results).split('task_score')
-  assert first.startswith('success') and '0.500' in first
+  assert first.startswith('success')
+  assert '0.500' in first
   assert '0.875' in second
   same = {'final': {'test': {'0.4': {**result, 'task_score': 0.5}}}}
   assert 'task_score' not in evaluate.comparison(same)

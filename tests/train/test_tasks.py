@@ -14,7 +14,8 @@ def test_unbounded_tasks_are_fresh_and_differ_by_seed():
   ]
   shown = tasks.demonstration_tasks(0, 500, None)
   assert len(set(seen)) == len(seen)
-  assert not set(seen) & set(other) and not set(seen) & set(shown)
+  assert not set(seen) & set(other)
+  assert not set(seen) & set(shown)
 
 
 def test_bounded_tasks_are_visited_equally_often():

@@ -82,7 +82,8 @@ def log_probs_of(p, turn):
   """Of one reply, token by token."""
   text = np.concatenate([turn.prompt, turn.reply])
   before = text[len(turn.prompt) - 1 : -1]
-  log_probs = jax.nn.log_softmax(p['table'] + p['bias'])  # one shape for all
+  logits = p['table'] + p['bias'][None]  # one shape for all
+  log_probs = jax.nn.log_softmax(logits)
   return log_probs[before, turn.reply]
 
 
@@ -119,7 +120,7 @@ LONGER = dataclasses.replace(SHAPES, tokens=60, replies=30, turns=7, rows=1)
 
 
 @pytest.mark.parametrize(
-  'aggregation, layouts',
+  ('aggregation', 'layouts'),
   [
     (
       'token-mean',

@@ -43,7 +43,8 @@ def test_who_reads_the_hints_wins_every_task(num_words):
   for task in all_tasks(env):
     steps = play(env, task, read_hint)
     assert [s.reward for s in steps] == [0, 0, 1]
-    assert steps[-1].won and steps[-1].terminated
+    assert steps[-1].won
+    assert steps[-1].terminated
 
 
 def test_a_wrong_first_answer_leads_on_but_cannot_win():
@@ -51,7 +52,8 @@ def test_a_wrong_first_answer_leads_on_but_cannot_win():
   first = env.reset(Task('train', 0))
   wrong = next(w for w in first.admissible if w != read_hint(first))
   second = env.step(wrong)
-  assert second.observation.startswith('Wrong. Say ') and not second.done
+  assert second.observation.startswith('Wrong. Say ')
+  assert not second.done
   last = env.step(read_hint(second))
   assert last == Step('Wrong.', reward=0.0, terminated=True)
   with pytest.raises(ResetNeeded, match='reset'):
@@ -76,7 +78,8 @@ def test_valid_has_other_pairs_of_the_same_words():
     return {tuple(map(read_hint, play(env, t, read_hint)[:2])) for t in tasks}
 
   train, valid = hints('train'), hints('valid')
-  assert (len(train), len(valid)) == (12, 4) and not train & valid
+  assert (len(train), len(valid)) == (12, 4)
+  assert not train & valid
   for turn in range(2):
     assert {p[turn] for p in valid} == {p[turn] for p in train}
 
@@ -102,7 +105,8 @@ def test_the_expert_wins_and_noise_can_fail():
   quiet = [x for t in turns(0.0) for x in t]
   assert len(quiet) == 2 * len(tasks)
   assert all(x.action == x.advice == read_hint(x.step) for x in quiet)
-  assert turns(0.7) == turns(0.7) and [] in turns(0.7)
+  assert turns(0.7) == turns(0.7)
+  assert [] in turns(0.7)
 
 
 def test_plain_policy_gradient_learns_it():

@@ -35,7 +35,8 @@ def test_what_has_moved_far_enough_is_not_pulled_and_the_rest_by_its_error():
   )
   of_values, of_old, of_targets = slope(v, old, target)
   np.testing.assert_allclose(of_values, (v - target) * (1 - clipped), rtol=1e-6)
-  assert not of_old.any() and not of_targets.any()
+  assert not of_old.any()
+  assert not of_targets.any()
 
 
 @pytest.mark.parametrize('clip', [0.0, -1.0, np.nan])

@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Self
 
 from envs.base import ServerError
-from envs.serving import client, remote
+from envs.serving import client, fleet
 
 _LOOK = 0.5  # seconds between two calls of `check` while a server loads
 _YOUNG = 30.0  # seconds; a server that dies so soon after a restart stays dead
@@ -70,7 +70,7 @@ def open_client(
         addresses,
         world,
         options,
-        remote.Credentials(token),
+        fleet.Credentials(token),
         timeout=timeout,
         patience=patience,
         check=watch,

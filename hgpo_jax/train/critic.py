@@ -128,7 +128,8 @@ class Critic:
     estimate: estimators.Advantages,
   ) -> tuple[types.TrainState, update.Scalars]:
     """Takes one optimiser step; the critic's old state is donated."""
-    assert estimate.values is not None and estimate.targets is not None
+    assert estimate.values is not None
+    assert estimate.targets is not None
     batch = minibatch.value_batch(estimate.values, estimate.targets)
     own, scalars = self._step(_own(state), batch)
     scalars['value_grad_norm'] = scalars.pop('grad_norm')

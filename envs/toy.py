@@ -98,6 +98,11 @@ class GuessWorld:
   }
 
   def __init__(self, num_words: int = 4):
+    """Takes the size of the world.
+
+    Args:
+      num_words: words that may be the right one.
+    """
     self._num_words = num_words
     self.make_env()  # refuses a wrong size now
 

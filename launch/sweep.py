@@ -130,12 +130,24 @@ def load(job: Job) -> Config:
           f'{job.name}: {field} = {value!r}: {error}'
         ) from error
     config = base.freeze(draft)
-    config_checks.check(config, build.planned_mesh)
+    config_checks.check(config, _least_mesh)
     if -1 not in (config.mesh.data, config.mesh.fsdp, config.mesh.tensor):
       planning.check_devices(config)
   except ConfigError as error:
     raise ConfigError(f'{job.name}: {error}') from error
   return config
+
+
+def _least_mesh(config: Config) -> jax.sharding.AbstractMesh:
+  """The config's mesh where -1 is one device: those to come are unknown."""
+  mesh = config.mesh
+  sizes = {
+    axis: 1 if size == -1 else size
+    for axis, size in dataclasses.asdict(mesh).items()
+  }
+  return build.planned_mesh(
+    dataclasses.replace(config, mesh=dataclasses.replace(mesh, **sizes))
+  )
 
 
 def _config(job: Job) -> ml_collections.ConfigDict:

@@ -4,6 +4,7 @@ import dataclasses
 import inspect
 import json
 
+import jax
 import pytest
 
 from envs import registry
@@ -12,6 +13,7 @@ from hgpo_jax import config as config_lib
 from hgpo_jax.advantages import ESTIMATORS
 from hgpo_jax.config import fields
 from hgpo_jax.losses import SURROGATES
+from hgpo_jax.model import sharding
 from hgpo_jax.train import config_checks
 from hgpo_jax.types import ConfigError
 from launch import sweep_file
@@ -81,7 +83,7 @@ def test_a_default_is_what_it_was(name, value):
 
 def test_every_field_says_what_it_means():
   for leaf in LEAVES.values():
-    assert leaf.about.doc or leaf.name.startswith(('algo.copo.', 'env.toy.'))
+    assert leaf.about.doc, leaf.name
     assert leaf.about.kind in ('identity', 'speed', 'place')
   text = config_lib.describe(config(optim__learning_rate=0.5))
   (line,) = (x for x in text.splitlines() if ' optim.learning_rate ' in x)
@@ -118,8 +120,11 @@ def test_all_that_cannot_work_is_told_at_once():
     optim__row_tokens=1,
     loss__kl='k4',
     rollout__max_groups=-1,
+    sampling__chunk=0,
+    sampling__prompt_buckets=(),
+    sampling__choice_buckets=(3, 1),
   )
-  found = config_checks.problems(c)
+  found = '\n'.join(config_checks.problems(c)).splitlines()
   for text in (
     'rollout.groups is 0; expected at least 1.',
     'rollout.max_groups is -1; expected at least 0.',
@@ -127,9 +132,12 @@ def test_all_that_cannot_work_is_told_at_once():
     "policy.preset is 'big'; expected one of",
     'optim.row_tokens=1',
     "loss.kl is 'k4'; expected one of",
+    'sampling.chunk is 0; expected at least 1.',
+    'sampling.prompt_buckets is (); expected at least one positive size.',
+    'sampling.choice_buckets is (3, 1); expected ascending sizes.',
   ):
     assert sum(text in line for line in found) == 1
-  assert len(found) == 6
+  assert len(found) == 9
   assert not config_checks.problems(config())
 
 
@@ -199,7 +207,7 @@ def test_what_a_resumed_run_may_change_keeps_its_warm_start():
     c = config(alfworld_tiny, **changes)
     return config_lib.warm_start_fields(c, identity=True)
 
-  assert key() == key(optim__row_tokens=200, env__alfworld__root='/data')
+  assert key() == key(optim__microbatch_rows=8, env__alfworld__root='/data')
   assert key() != key(env__history=4)
 
 
@@ -239,6 +247,28 @@ def test_a_function_of_ones_own_has_its_options_in_the_config():
     ('count', 'rows', 'who is counted'),
     ('power', 2.0, 'of it'),
   ]
+
+
+class WorldOfOnesOwn:
+  def __init__(self, size, root=None, limits: dict[str, int] | None = None):
+    pass
+
+
+def test_options_of_a_world_of_ones_own_take_what_it_takes():
+  name = f'{__name__}:WorldOfOnesOwn'
+  default = config_lib.default({name: WorldOfOnesOwn})
+  given = {'size': 3, 'root': '/data', 'limits': {'x': 1}}
+  c = config_lib.filled(default, {'env': {'world': name, name: given}})
+  assert c.env.chosen == given
+  assert config_lib.warm_start_fields(c)[f'env.{name}.size'] == 3
+  with pytest.raises(ConfigError, match=f'options of the world {name!r}: '):
+    config_lib.default({name: lambda options=[]: None})  # noqa: B006
+
+
+def test_a_mesh_that_does_not_divide_the_heads_is_refused():
+  mesh = jax.sharding.AbstractMesh((1, 1, 3), sharding.AXES)
+  (text,) = config_checks.problems(config(), lambda c: mesh)
+  assert 'mesh.tensor=3 for a model of 4 query heads' in text
 
 
 def test_paper_cells_can_be_frozen_and_differ_in_identity():

@@ -38,7 +38,7 @@ def freeze(draft: ml_collections.ConfigDict | Mapping[str, Any]) -> Config:
 def _like(tree: Mapping[str, Any]) -> Config:
   """`DEFAULT`, with the options of a world of one's own ('module:Class')."""
   env = tree.get('env', {})
-  own = {name for name in (env.get('world', ''), *env) if ':' in name}
+  own = {name for name in (str(env.get('world', '')), *env) if ':' in name}
   if not own:
     return DEFAULT
   worlds = dict(registry.WORLDS)

@@ -2,9 +2,10 @@
 
 A new estimator is a function `fn(rows, **options)`, an entry here, a slow
 reference in tests/references.py, and a line in the table of
-tests/test_advantages.py, which holds the common promises: padding, order and
-other groups change nothing; a group without spread is 0. What an estimator
-promises less, it says there. `TRACKERS` are those that also keep a state.
+tests/advantages/test_advantages.py, which holds the common promises: padding,
+order and other groups change nothing; a group without spread is 0. What an
+estimator promises less, it says there. `TRACKERS` are those that also keep a
+state.
 """
 
 from __future__ import annotations

@@ -190,7 +190,16 @@ def copo(
   where no ratio meets a clip. Beyond that, they differ where A_l and A_g have
   opposite signs, which are clipped on opposite sides.
 
-  Args and Raises: see `copo_terms`.
+  Args:
+    rows: the batch, with `outcome`.
+    gain: slope of the weight w, per bit.
+    offset: entropy at which both weigh 1/2, in bits.
+    weighting: 'soft', or 'soft_with_zero'; see `copo_terms`.
+    std: of A_l and A_g, 'sample' (n - 1) or 'population' (n).
+    count: which rows make the statistics; see `episode.grpo`.
+    eps: floor of the spread, in reward units.
+
+  Raises: see `copo_terms`.
 
   Returns: `[N]` float32; exactly 0 on padding and in a batch without spread.
   """

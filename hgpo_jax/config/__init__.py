@@ -7,6 +7,8 @@ made once. What cannot work is refused by hgpo_jax/train/config_checks.py.
 
 from __future__ import annotations
 
+import dataclasses
+import inspect
 import re
 import types
 from collections.abc import Callable, Iterator, Mapping
@@ -14,6 +16,8 @@ from typing import Any
 
 from hgpo_jax.config.fields import (
   About,
+  Mark,
+  field,
   filled,
   leaves,
   options_of,
@@ -31,6 +35,7 @@ from hgpo_jax.config.sections import (
   Optim,
   Policy,
 )
+from hgpo_jax.types import ConfigError
 
 __all__ = [
   'PPO',
@@ -62,12 +67,26 @@ def default(worlds: Mapping[str, Callable[..., Any]]) -> Config:
 
   Args:
     worlds: name -> what makes a world, whose arguments are its options.
+
+  Raises: ConfigError where an argument has a default that may change.
   """
   options = {
-    name: options_of(make, re.sub(r'\W', '_', name), ('warm_start', 'budget'))()
-    for name, make in worlds.items()
+    name: _world_options(name, make)() for name, make in worlds.items()
   }
   return Config(env=Env(options=types.MappingProxyType(options)))
+
+
+def _world_options(name: str, make: Callable[..., Any]) -> type:
+  marks: tuple[Mark, ...] = ('warm_start', 'budget')
+  needed = {
+    p.name: field(None, 'has no default', marks=marks)
+    for p in inspect.signature(make).parameters.values()
+    if p.default is p.empty and p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)
+  }
+  try:
+    return options_of(make, re.sub(r'\W', '_', name), marks, **needed)
+  except ValueError as error:
+    raise ConfigError(f'options of the world {name!r}: {error}') from error
 
 
 # ---- what follows from kinds ----
@@ -143,13 +162,13 @@ def warm_start_fields(
     identity: without those that a resumed run may change.
   """
   env = config.env
-  others = {f'env.{name}.' for name in env.options if name != env.world}
+  own = {n: options for n, options in env.options.items() if n == env.world}
+  played = dataclasses.replace(env, options=own)
   return {
     leaf.name: leaf.value
-    for leaf in leaves(config)
+    for leaf in leaves(dataclasses.replace(config, env=played))
     if 'warm_start' in leaf.about.marks
     and (not identity or leaf.about.kind == 'identity')
-    and not leaf.name.startswith(tuple(others))
   }
 
 

@@ -202,21 +202,35 @@ def converted(value: Value, hint: Hint) -> Value:
   if origin is typing.Annotated:
     return converted(value, args[0])
   if origin in (types.UnionType, typing.Union):
-    if value is None and type(None) in args:
-      return None
-    return converted(value, next(a for a in args if a is not type(None)))
+    return _of_union(value, args)
   if origin is Literal:
     return converted(value, type(args[0]))
   if origin is not None and issubclass(origin, Sequence):
     if isinstance(value, (list, tuple)):
       return tuple(converted(x, args[0]) for x in value)
     raise TypeError(f'a tuple, such as ({value!r},)')
+  if origin is not None:  # a generic type, whose parts are not looked at
+    hint = origin
   number = isinstance(value, (int, float)) and not isinstance(value, bool)
   if hint is float and number:
     return float(value)
   if isinstance(value, hint) and (number or hint not in (int, float)):
     return value
   raise TypeError(f'a value of type {hint.__name__}')
+
+
+def _of_union(value: Value, hints: Sequence[Hint]) -> Value:
+  """A value as the first of several types has it that suits it."""
+  if value is None and type(None) in hints:
+    return None
+  wrong: list[str] = []
+  for hint in hints:
+    if hint is not type(None):
+      try:
+        return converted(value, hint)
+      except TypeError as error:
+        wrong.append(str(error))
+  raise TypeError(', or '.join(wrong))
 
 
 def _origin(hint: Hint) -> Hint:
@@ -276,13 +290,18 @@ def options_of(
   for p in inspect.signature(fn).parameters.values():
     if p.default is p.empty or p.name in own:
       continue
-    hint = hints.get(p.name, type(p.default))
+    hint = hints.get(p.name, _type_of(p.default))
     kind = getattr(hint, '__metadata__', ('identity',))[0]
     kept = () if kind == 'speed' else marks
     doc = docs.get(p.name, '')
     fields.append((p.name, hint, field(p.default, doc, kind=kind, marks=kept)))
-  fields += [(key, type(f.default), f) for key, f in own.items()]
+  fields += [(key, _type_of(f.default), f) for key, f in own.items()]
   return dataclasses.make_dataclass(name or fn.__name__, fields, frozen=True)
+
+
+def _type_of(default: Value) -> Hint:
+  """The type of an option that names none; None may stand for any."""
+  return Any if default is None else type(default)
 
 
 def _documented(text: str) -> dict[str, str]:

@@ -45,10 +45,10 @@ class Env:
   token_file: str = _own('', "holds what they ask for; '' shows nothing")
   ca_file: str = _own('', "PEM certificates to trust; '' connects without TLS")
   timeout: float = _own(
-    120.0, 'until a server that does not answer is left', unit='s'
+    120.0, 'until a server that does not answer is left', unit='s', least=0
   )
   patience: float = _own(
-    600.0, 'to go on without an answer from any server', unit='s'
+    600.0, 'to go on without an answer from any server', unit='s', least=0
   )
   history: int = _warm(
     2, 'K: past turns in a prompt', unit='turns', least=0, axis='k'
@@ -120,7 +120,9 @@ class Mesh:
   data: int = _speed(1, 'rows; params are copied')
   fsdp: int = _speed(-1, 'rows and params; -1 takes what is left')
   tensor: int = _speed(1, 'heads; must divide the query heads')
-  device_gib: float = _place(0.0, 'memory of a device; 0 asks it', unit='GiB')
+  device_gib: float = _place(
+    0.0, 'memory of a device; 0 asks it', unit='GiB', least=0
+  )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -132,7 +134,7 @@ class Sampling:
   top_p: float = field(
     1.0, 'probability of the tokens that are kept; 1 is off', least=0, most=1
   )
-  max_reply: int = _warm(512, 'of a reply, at most', unit='tokens')
+  max_reply: int = _warm(512, 'of a reply, at most', unit='tokens', least=1)
   prompt_buckets: tuple[int, ...] = field(
     (512, 1024, 2048, 4096),
     'lengths that prompts are padded to; longer ones lose their head',
@@ -142,10 +144,10 @@ class Sampling:
     (4, 16), 'prompts that are read at once'
   )
   prefill_rows: int = _speed(
-    8, 'prompts that wait, before other rows are interrupted'
+    8, 'prompts that wait, before other rows are interrupted', least=1
   )
   chunk: int = _speed(
-    16, 'of each row between two looks at the rows', unit='tokens'
+    16, 'of each row between two looks at the rows', unit='tokens', least=1
   )
   choice_buckets: tuple[int, ...] = _warm(
     (32, 64, 128), 'numbers of allowed replies of a prompt'
@@ -333,7 +335,8 @@ class Optim:
   minibatch_turns: int = field(
     256, 'per optimiser step, at most', unit='turns', least=1
   )
-  row_tokens: int = _packed(
+  # Of another kind than its neighbours: a longer turn loses its prompt's head.
+  row_tokens: int = _warm(
     4608, 'of a packed row: prompts and replies', unit='tokens'
   )
   row_replies: int = _packed(
@@ -341,8 +344,10 @@ class Optim:
     'of the replies in a packed row, at least sampling.max_reply',
     unit='tokens',
   )
-  row_turns: int = _packed(16, 'in a packed row, at most', unit='turns')
-  microbatch_rows: int = _packed(1, 'per gradient', unit='packed rows')
+  row_turns: int = _packed(
+    16, 'in a packed row, at most', unit='turns', least=1
+  )
+  microbatch_rows: int = _packed(1, 'per gradient', unit='packed rows', least=1)
   logits_chunk: int = _speed(
     512,
     'reply tokens of a row whose logits are there at once',
@@ -355,11 +360,15 @@ class Optim:
 class WarmStart:
   """The tokenizer, and behaviour cloning of the world's expert."""
 
-  games: int = _warm(0, 'expert episodes to clone; 0 skips it', least=0)
-  tokenizer_games: int = _warm(256, 'at least so many for a built tokenizer')
-  epochs: int = _warm(1, 'passes over what is cloned')
-  learning_rate: float = _warm(1e-3, 'the peak')
-  minibatch_turns: int = _warm(256, 'per optimiser step', unit='turns')
+  games: int = _warm(
+    0, 'of the expert that are cloned; 0 skips it', unit='episodes', least=0
+  )
+  tokenizer_games: int = _warm(
+    256, 'at least, for a built tokenizer', unit='episodes', least=0
+  )
+  epochs: int = _warm(1, 'passes over what is cloned', least=1)
+  learning_rate: float = _warm(1e-3, 'the peak', least=0)
+  minibatch_turns: int = _warm(256, 'per optimiser step', unit='turns', least=1)
   explore: float = _warm(1.0, 'how often the expert looks before it knows')
   noise: float = _warm(0.0, 'share of random moves played (not cloned)')
 
@@ -394,7 +403,7 @@ class Checkpoint:
   every: int = _place(
     10, 'between checkpoints; 0 only at the end', unit='iterations'
   )
-  keep: int = _place(3, 'newest ones that are kept')
+  keep: int = _place(3, 'newest ones that are kept', least=1)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -2,8 +2,9 @@
 
 A new surrogate that needs no more than log-probs, advantages and a mask is a
 function `fn(log_probs, old_log_probs, advantages, mask, **options)`, an entry
-here, and a line in the table of tests/test_surrogates.py, which holds the
-common promises: padding and order of rows change nothing, gradients are finite.
+here, and a line in the table of tests/losses/test_surrogates.py, which holds
+the common promises: padding and order of rows change nothing, gradients are
+finite.
 """
 
 from __future__ import annotations

@@ -42,7 +42,7 @@ def model_from_hf(source: Folder | Mapping[str, Any], **fields: Any) -> Model:
 
   Raises:
     WeightsError: no such file, a model that is not in the registry, or a
-      variant of one that is not implemented; every reason is listed.
+      variant of one that is not implemented, with every reason.
   """
   if isinstance(source, Mapping):
     where, values = 'config.json', dict(source)

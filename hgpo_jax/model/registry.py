@@ -44,7 +44,7 @@ def released(checkpoint: str) -> str:
   for architecture in ARCHITECTURES.values():
     for name in architecture.presets:
       stem = re.escape(architecture.hub_prefix + name)
-      if re.search(rf'(?<![\w.]){stem}(?![\w.])', checkpoint.lower()):
+      if re.search(rf'{stem}(?![\d.])', checkpoint.lower()):
         return name
   raise types.ConfigError(
     f'policy.checkpoint is {checkpoint!r}, which is no local folder, and names '

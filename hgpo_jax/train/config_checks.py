@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -11,7 +12,7 @@ from hgpo_jax import config as config_lib
 from hgpo_jax import types
 from hgpo_jax.advantages import Rows
 from hgpo_jax.config import Config
-from hgpo_jax.model import attention, registry, remat
+from hgpo_jax.model import attention, registry, remat, sharding
 from hgpo_jax.model import tokenizer as tokenizer_lib
 from hgpo_jax.rollout.environments import Environments
 from hgpo_jax.train import (
@@ -62,6 +63,7 @@ def problems(config: Config, mesh: MeshOf = build.mesh_of) -> list[str]:
     *_rollout(config),
     *_algo(config),
     *_loss(config),
+    *_decoding(config),
     *_packing(config),
   ]
 
@@ -116,8 +118,12 @@ def _mesh(config: Config, mesh_of: MeshOf) -> Iterator[str]:
   wrong = list(_tried('mesh', lambda: mesh_of(config)))
   yield from wrong
   mesh = None if wrong else mesh_of(config)
-  shape = dict(mesh.shape) if mesh else {}
-  ways = shape.get('data', 1) * shape.get('fsdp', 1)
+  shape = dict.fromkeys(sharding.AXES, 1) | (dict(mesh.shape) if mesh else {})
+  ways = shape['data'] * shape['fsdp']
+  policy = config.policy
+  if policy.preset in registry.presets() and not policy.checkpoint:
+    model = build.adapted(dataclasses.replace(policy, lora=config_lib.Lora()))
+    yield from _tried('mesh', lambda: sharding.check(model, shape))
   c = config.rollout
   for field, rows in (
     ('optim.microbatch_rows', config.optim.microbatch_rows),
@@ -128,6 +134,16 @@ def _mesh(config: Config, mesh_of: MeshOf) -> Iterator[str]:
         f'{field} is {rows}; expected a multiple of the {ways} devices along '
         f'mesh.data and mesh.fsdp, such as {-(-rows // ways) * ways}.'
       )
+
+
+def _decoding(config: Config) -> Iterator[str]:
+  c = config.sampling
+  for name, sizes in (
+    ('prompt_buckets', c.prompt_buckets),
+    ('prefill_buckets', c.prefill_buckets),
+  ):
+    if min(sizes, default=0) < 1:
+      yield f'sampling.{name} is {sizes}; expected at least one positive size.'
 
 
 def _packing(config: Config) -> Iterator[str]:

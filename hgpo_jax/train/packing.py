@@ -41,21 +41,24 @@ class Shapes:
   choices: tuple[int, ...]
 
   def __post_init__(self) -> None:
+    wrong = []
     if not self.choices or list(self.choices) != sorted(self.choices):
-      raise types.ConfigError(
+      wrong.append(
         f'sampling.choice_buckets is {self.choices}; expected ascending sizes.'
       )
     if self.replies < self.reply or self.tokens < self.reply:
-      raise types.ConfigError(
+      wrong.append(
         f'optim.row_tokens={self.tokens}, row_replies={self.replies} with '
         f'sampling.max_reply={self.reply}: expected at least max_reply for '
         'both, or a turn of that length fits into no row.'
       )
     if self.turns < 1 or self.rows < 1:
-      raise types.ConfigError(
+      wrong.append(
         f'optim.row_turns={self.turns}, microbatch_rows={self.rows}: '
         'expected at least 1.'
       )
+    if wrong:
+      raise types.ConfigError('\n'.join(wrong))
 
   def choice_width(self, widest: int) -> int:
     """Returns the A that holds `widest` choices; 0 where there are none."""

@@ -85,6 +85,13 @@ def test_what_is_checked_is_what_the_trainer_is_told(tmp_path, monkeypatch):
   assert found.value.to_dict() == sweep.load(job).to_dict()
 
 
+def test_a_mesh_that_takes_what_is_left_is_not_that_of_this_machine(tmp_path):
+  """Its one row could not be split over the devices that are here."""
+  text = '[set]\nmesh.fsdp = -1\noptim.microbatch_rows = 1\n'
+  (job,) = read(tmp_path, text).jobs
+  assert sweep.load(job).mesh.fsdp == -1
+
+
 def test_the_papers_sweep_names_every_main_cell():
   jobs = sweep_file.read(SWEEPS / 'paper.toml').jobs
   assert [job.config.partition(':')[2] for job in jobs] == [

@@ -87,7 +87,9 @@ def test_what_is_checked_is_what_the_trainer_is_told(tmp_path, monkeypatch):
 
 def test_a_mesh_that_takes_what_is_left_is_not_that_of_this_machine(tmp_path):
   """Its one row could not be split over the devices that are here."""
-  text = '[set]\nmesh.fsdp = -1\noptim.microbatch_rows = 1\n'
+  text = (
+    '[axes]\nseed = [0]\n[set]\nmesh.fsdp = -1\noptim.microbatch_rows = 1\n'
+  )
   (job,) = read(tmp_path, text).jobs
   assert sweep.load(job).mesh.fsdp == -1
 

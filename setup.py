@@ -15,6 +15,7 @@ setup(
   packages=find_packages(
     include=['hgpo_jax*', 'envs*', 'experiments*', 'launch*']
   ),
+  package_data={'hgpo_jax': ['py.typed'], 'envs': ['py.typed']},
   install_requires=[
     'absl-py>=2.1',
     'alfworld>=0.4.2',

@@ -60,7 +60,7 @@ def test_a_runs_own_warm_start_outlives_the_cache(tmp_path):
 
 def test_a_resumed_run_may_be_packed_otherwise(tmp_path):
   _, first = start(tmp_path / 'run')
-  _, again = start(tmp_path / 'run', optim__row_tokens=200)
+  _, again = start(tmp_path / 'run', optim__row_turns=8)
   jax.tree.map(np.testing.assert_array_equal, first, again)
 
 

@@ -134,6 +134,7 @@ def test_ctrl_c_saves_and_says_how_to_resume(tmp_path):
     assert store.meta()['step'] == len(records(tmp_path / 'run'))
 
 
+@pytest.mark.slow
 def test_adapters_alone_are_trained_saved_and_resumed(tmp_path):
   changes = {
     'policy__lora__rank': 4,

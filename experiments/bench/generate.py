@@ -1,4 +1,4 @@
-r"""Times generation: prompts read, tokens decoded, slots against lockstep.
+r"""Times generation: prompts read, tokens decoded, the batcher against lockstep.
 
   python -m experiments.bench.generate --preset=small --json
   python -m experiments.bench.generate --preset=small --baseline=transformers
@@ -179,13 +179,13 @@ def _rollouts(
           ready.append((episode, turn + 1))
 
   seconds = harness.median_seconds(
-    1, slots=lambda: play(False), lockstep=lambda: play(True)
+    1, batcher=lambda: play(False), lockstep=lambda: play(True)
   )
   tokens = float(np.sum(lengths.astype(int)))
   return {
-    'rollout_tokens_per_second': tokens / seconds['slots'],
+    'rollout_tokens_per_second': tokens / seconds['batcher'],
     'lockstep_tokens_per_second': tokens / seconds['lockstep'],
-    'slots_over_lockstep': seconds['lockstep'] / seconds['slots'],
+    'batcher_over_lockstep': seconds['lockstep'] / seconds['batcher'],
   }
 
 

@@ -195,7 +195,7 @@ def walk(
   params,
   schedule,
   *,
-  slots=8,
+  decode_rows=8,
   chunk=3,
   prefill_rows=2,
   step_envs=None,
@@ -203,7 +203,7 @@ def walk(
 ):
   """Plays walks with a real policy, which is drawn at random."""
   shapes = DecodeShapes(
-    rows=slots,
+    rows=decode_rows,
     max_reply=6,
     prompt_buckets=(12,),
     prefill_buckets=(8,),
@@ -235,8 +235,8 @@ def naps(seed):
     (Schedule(episodes=5, lockstep=True), {}),
     (Schedule(workers=3), {'step_envs': naps(0), 'prefill_rows': 8}),
     (Schedule(workers=9, lockstep=True), {'step_envs': naps(1)}),
-    (Schedule(episodes=9), {'slots': 3, 'chunk': 1, 'prefill_rows': 1}),
-    (Schedule(episodes=9, workers=2), {'slots': 3, 'chunk': 9}),
+    (Schedule(episodes=9), {'decode_rows': 3, 'chunk': 1, 'prefill_rows': 1}),
+    (Schedule(episodes=9, workers=2), {'decode_rows': 3, 'chunk': 9}),
   ],
 )
 def test_the_schedule_changes_nothing(params, lockstep, schedule, more):

@@ -6,7 +6,7 @@ Prints how far each of these is from its reference, and ends with an error where
 the first two are too far:
   packed     turns packed into rows against one turn per row: loss, gradient
   attention  the platform's own against the plain one: loss, gradient
-  schedule   the batcher against lockstep: share of tokens that differ (a token that
+  schedule   batcher against lockstep: share of tokens that differ (a token that
              differs changes all after it), largest gap of log-probs before
   sampler    the sampler's log-probs against the learner's: KL, largest ratio
 """

@@ -1,4 +1,4 @@
-r"""Times generation: prompts read, tokens decoded, the batcher against lockstep.
+r"""Times generation: prompts read, tokens decoded, batcher against lockstep.
 
   python -m experiments.bench.generate --preset=small --json
   python -m experiments.bench.generate --preset=small --baseline=transformers

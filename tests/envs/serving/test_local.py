@@ -189,10 +189,13 @@ def world_module(tmp_path, monkeypatch):
 
 
 def test_what_worlds_print_does_no_harm(servers, world_module):
-  name = world_module(at_reset="print('printed', os.write(1, b'raw\\n'))")
-  with local.open_client(name, {}, 1) as step_envs:
+  printing = "print('printed', os.write(1, b'raw\\n'), flush=True)"
+  with local.open_client(world_module(at_reset=printing), {}, 1) as step_envs:
     assert step_envs(START)[0].observation == 'Say red.'
-  assert {'printed 4\n', 'raw\n'} <= set(servers[0]._lines)
+  end = time.monotonic() + 60  # a thread reads what is printed
+  while not {'printed 4\n', 'raw\n'} <= set(servers[0]._lines):
+    assert time.monotonic() < end, servers[0]._lines
+    time.sleep(0.01)
 
 
 TRAINER = """

@@ -95,7 +95,7 @@ for path in "${named[@]}"; do
   inherit "$path"
 done
 
-clone=$system/root/hgpo_jax
+clone=$system/srv/hgpo_jax
 if [[ -z ${KEEP-} || ! -d $clone ]]; then
   rm -rf "$clone"
   git clone --quiet "$source" "$clone"
@@ -105,8 +105,8 @@ else
 fi
 data=${HGPO_TEST_DATA:-$source/../shared/data}
 if [[ -d $data ]]; then
-  mkdir -p "$system/root/shared/data"
-  mount --rbind "$data" "$system/root/shared/data"
+  mkdir -p "$system/srv/shared/data"
+  mount --rbind "$data" "$system/srv/shared/data"
 fi
 
 mapfile -t settings < <(env | grep -iE '^(PIP_|[a-z]*_proxy=|SSL_CERT_)' \
@@ -114,7 +114,7 @@ mapfile -t settings < <(env | grep -iE '^(PIP_|[a-z]*_proxy=|SSL_CERT_)' \
 inside() { # runs a command in the clone, with none of this shell's variables
   env -i "${settings[@]}" HOME=/root LANG=C.UTF-8 TERM=dumb \
     PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin \
-    chroot "$system" sh -c "cd /root/hgpo_jax && $1"
+    chroot "$system" sh -c "cd /srv/hgpo_jax && $1"
 }
 
 echo "Debian $(<"$system/etc/debian_version"), $(inside 'python3 --version')," \
